@@ -1,0 +1,98 @@
+"""The `aegis` command: one subcommand for each entry point of the group `aegis.commands`.
+
+A subcommand is a function: its typed arguments become options, its docstring the help. An entry point may name, in
+brackets, the extra that its function needs: `record = "aegis_sim.commands:record [sim]"`. Command modules import what is
+heavy inside the function, so `aegis --help` stays quick and works whatever is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import tyro
+
+GROUP = "aegis.commands"
+DESCRIPTION = "Teach a vision-language model to move a robot without making it forget what it knows."
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+EXPECTED_ERRORS = (
+    ValueError,
+    OSError,
+)  # ObservationError is a ValueError; FileNotFoundError, ConnectionError are OSErrors
+
+
+class MissingExtraError(Exception):
+    """A command needs an optional package that is not installed; the message says how to install it."""
+
+    def __init__(self, command: EntryPoint, missing: ModuleNotFoundError) -> None:
+        advice = f'pip install "aegis-policy[{",".join(command.extras)}]"'
+        if "sim" in command.extras:
+            advice += " && pip install --no-deps robosuite==1.5.2"
+        super().__init__(f"'aegis {command.name}' needs the package '{missing.name}': {advice}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; an expected failure ends the process with one line on stderr (a traceback with AEGIS_DEBUG=1).
+
+    Args:
+        args: the words after `aegis`; None takes them from the command line.
+
+    Raises:
+        SystemExit: 2 for a wrong argument, an expected error or a missing extra, 130 for an interrupt.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every single request
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+    except (MissingExtraError, *EXPECTED_ERRORS) as error:
+        if os.environ.get("AEGIS_DEBUG") == "1":
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"aegis: error: {message}\n")
+        raise SystemExit(USAGE_ERROR) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run(args: list[str]) -> None:
+    functions, missing = {}, {}
+    for command in sorted(entry_points(group=GROUP), key=lambda command: command.name):
+        try:
+            functions[command.name] = _explain_missing(command, command.load())
+        except ModuleNotFoundError as error:
+            missing[command.name] = _explanation(command, error)
+            functions[command.name] = _placeholder(missing[command.name])
+    if args and args[0] in missing:  # its arguments are not known, so tyro could not read them
+        raise missing[args[0]]
+    tyro.extras.subcommand_cli_from_dict(functions, prog="aegis", description=DESCRIPTION, args=args)
+
+
+def _explain_missing(command: EntryPoint, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            raise _explanation(command, error) from error
+
+    return run
+
+
+def _explanation(command: EntryPoint, error: ModuleNotFoundError) -> Exception:
+    """How to install the command's extra, or, where a missing extra cannot be the reason, the error itself."""
+    ours = (error.name or "").split(".")[0].startswith("aegis_")
+    return MissingExtraError(command, error) if command.extras and not ours else error
+
+
+def _placeholder(reason: Exception) -> Callable[[], None]:
+    def unavailable() -> None:
+        raise reason
+
+    unavailable.__doc__ = f"Not available: {reason}"
+    return unavailable
