@@ -1,0 +1,391 @@
+"""A Panda at a table with one to four coloured primitives, in robosuite.
+
+The model is compiled once. Objects change shape and colour, and the room changes its camera, light, texture and
+colours, by writing into the compiled model: a new scene costs about a millisecond instead of a recompilation. Drawing
+is made cheap (no mirror pass, no multisampling), which matters more on a CPU than the resolution does.
+
+World frame: x away from the robot, y to the robot's left, z up; metres and radians. Seen from the front camera, +y is
+to the right. The table's top is at z = `TABLE_HEIGHT`.
+"""
+
+from __future__ import annotations
+
+import logging
+import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)  # its start-up notes
+
+import robosuite.models  # noqa: E402
+from robosuite.environments.manipulation.manipulation_env import ManipulationEnv  # noqa: E402
+from robosuite.models.arenas import TableArena  # noqa: E402
+from robosuite.models.grippers import register_gripper  # noqa: E402
+from robosuite.models.grippers.panda_gripper import PandaGripper  # noqa: E402
+from robosuite.models.objects import BoxObject  # noqa: E402
+from robosuite.models.tasks import ManipulationTask  # noqa: E402
+from robosuite.utils.binding_utils import MjRenderContextOffscreen  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.06, 0.06),
+    "green": (0.08, 0.60, 0.13),
+    "blue": (0.08, 0.20, 0.88),
+    "yellow": (0.95, 0.85, 0.08),
+    "purple": (0.50, 0.12, 0.68),
+    "orange": (1.00, 0.46, 0.03),
+}
+# name -> MuJoCo geom type and size: half edges; radius; radius and half height
+SHAPES: dict[str, tuple[int, tuple[float, float, float]]] = {
+    "cube": (int(mujoco.mjtGeom.mjGEOM_BOX), (0.020, 0.020, 0.020)),
+    "ball": (int(mujoco.mjtGeom.mjGEOM_SPHERE), (0.023, 0.0, 0.0)),
+    "cylinder": (int(mujoco.mjtGeom.mjGEOM_CYLINDER), (0.019, 0.027, 0.0)),
+}
+TABLE_TEXTURES = ("ceramic", "light-wood", "dark-wood", "gray-felt", "clay", "white-bricks", "plain")
+TABLE_HEIGHT = 0.8
+AREA_X, AREA_Y = (-0.11, 0.11), (-0.17, 0.17)  # where objects stand
+SPACING = 0.095  # least distance between two objects' centres: an open gripper fits between them
+MAX_OBJECTS = 4
+FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
+HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
+HOME_POSITION = (-0.08, 0.0, 1.0)
+
+_MATERIAL = "aegis_table_"
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One object on the table: a key of COLOURS, a key of SHAPES, where it stands (m) and its heading (rad)."""
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+    yaw: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """A camera at `position` looking at `target` (world, m), upright, with a vertical field of view in degrees."""
+
+    position: tuple[float, float, float] = (0.50, 0.0, 1.30)
+    target: tuple[float, float, float] = (0.0, 0.0, 0.83)
+    fovy: float = 36.0
+
+    def quaternion(self) -> np.ndarray:
+        """MuJoCo's camera orientation (w, x, y, z): it looks along its -z, +x is the image's right, +y its top."""
+        backward = np.subtract(self.position, self.target)
+        backward /= np.linalg.norm(backward)
+        right = np.cross((0.0, 0.0, 1.0), backward)
+        right /= np.linalg.norm(right)
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, np.stack([right, np.cross(backward, right), backward], axis=1).ravel())
+        return quaternion
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that can be seen and not touched; `Look()` is the nominal room. Colours are RGB in 0..1 and tint the texture."""
+
+    front: CameraView = CameraView()
+    table_texture: str = "ceramic"
+    table_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    wall_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    floor_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    light_position: tuple[float, float, float] = (1.0, 1.0, 1.5)  # shines from here towards the table's middle
+    light_diffuse: tuple[float, float, float] = (0.8, 0.8, 0.8)
+    light_ambient: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def random_primitives(rng: np.random.Generator, count: int | None = None) -> list[Primitive]:
+    """`count` (1 to 4 when None) distinct colour-shape pairs, at least SPACING apart, at any heading."""
+    count = int(rng.integers(1, MAX_OBJECTS + 1)) if count is None else count
+    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    chosen = rng.choice(len(pairs), count, replace=False)
+    while True:
+        places = np.stack([rng.uniform(*AREA_X, count), rng.uniform(*AREA_Y, count)], axis=1)
+        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
+        if gaps.min() >= SPACING:
+            break
+    return [
+        Primitive(*pairs[pair], float(x), float(y), float(rng.uniform(-np.pi, np.pi)))
+        for pair, (x, y) in zip(chosen, places, strict=True)
+    ]
+
+
+@register_gripper
+class QuickPandaGripper(PandaGripper):
+    """robosuite's moves 4 mm per finger and control step whatever the rate: at 10 Hz that is 4 cm/s, a slow half second
+    per grasp. The real hand closes at up to 10 cm/s; this one takes 16 mm (both fingers) per 0.1 s."""
+
+    @property
+    def speed(self) -> float:
+        return 0.4
+
+
+class Tabletop(ManipulationEnv):
+    """The table, the arm and up to four primitives. Physics and drawing only: episodes and tasks are `env.py`'s.
+
+    Attributes:
+        primitives: the objects now on the table, as they were placed; their indices name them everywhere.
+        look: the room as it is now drawn.
+    """
+
+    def __init__(self, control_hz: float = 10.0) -> None:
+        self.primitives: tuple[Primitive, ...] = ()
+        self.look = Look()
+        super().__init__(
+            robots="Panda",
+            gripper_types="QuickPandaGripper",
+            initialization_noise=None,
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,  # the GL context is made at the first picture, so fork and spawn both work
+            renderer="mujoco",
+            ignore_done=True,
+            hard_reset=False,
+            control_freq=control_hz,
+            seed=0,  # nothing is drawn from robosuite's generator; all randomness comes in through the methods below
+        )
+
+    # -- robosuite's hooks ---------------------------------------------------------------------------------------
+
+    def _load_model(self) -> None:
+        super()._load_model()
+        robot = self.robots[0].robot_model
+        robot.set_base_xpos(robot.base_xpos_offset["table"](0.8))
+        arena = TableArena(table_full_size=(0.8, 0.8, 0.05), table_offset=(0, 0, TABLE_HEIGHT))
+        arena.set_origin([0, 0, 0])
+        arena.set_camera(FRONT, pos=self.look.front.position, quat=self.look.front.quaternion())
+        # solref: stiff contacts, so that squeezed objects do not sink into the fingers
+        self._objects = [
+            BoxObject(f"object{i}", size=[0.02] * 3, density=400, friction=(1.5, 0.01, 0.001), solref=(0.01, 1))
+            for i in range(MAX_OBJECTS)
+        ]
+        self.model = ManipulationTask(arena, [robot], self._objects)
+
+    def edit_model_xml(self, xml: str) -> str:
+        """Drop what makes drawing slow, and compile every table texture in, to be switched at run time."""
+        root = ElementTree.fromstring(super().edit_model_xml(xml))
+        quality = ElementTree.SubElement(root.find("visual"), "quality")
+        quality.set("offsamples", "0")
+        quality.set("shadowsize", "0")
+        assets = root.find("asset")
+        textures = Path(robosuite.models.assets_root) / "textures"
+        for name in TABLE_TEXTURES:
+            texture = ElementTree.SubElement(assets, "texture", name=_MATERIAL + name, type="cube")
+            if name == "plain":
+                texture.attrib.update(builtin="flat", rgb1="1 1 1", width="8", height="8")
+            else:
+                texture.set("file", str(textures / f"{name}.png"))
+            ElementTree.SubElement(assets, "material", name=_MATERIAL + name, texture=_MATERIAL + name, specular="0.2")
+        for material in root.iter("material"):
+            material.set("reflectance", "0")
+        for body in root.iter("body"):
+            if body.get("name", "").startswith("object"):
+                body.set("gravcomp", "1")  # MuJoCo honours a change at run time only if it was compiled in
+        return ElementTree.tostring(root, encoding="unicode")
+
+    def _setup_observables(self) -> OrderedDict:
+        return OrderedDict()  # robosuite would update them at every physics step; `env.py` reads the state itself
+
+    def _setup_references(self) -> None:
+        super()._setup_references()
+        model = self.sim.model
+        self._body_ids = [model.body_name2id(item.root_body) for item in self._objects]
+        self._geom_ids = [
+            [model.geom_name2id(geom) for geom in item.contact_geoms + item.visual_geoms] for item in self._objects
+        ]
+        self._site_id = self.robots[0].eef_site_id["right"]
+        self._arm = np.array(self.robots[0]._ref_joint_pos_indexes)
+        self._arm_velocity = np.array(self.robots[0]._ref_joint_vel_indexes)
+        self._fingers = np.array(self.robots[0]._ref_gripper_joint_pos_indexes["right"])
+        self._fingers_velocity = np.array(self.robots[0]._ref_gripper_joint_vel_indexes["right"])
+
+    def reward(self, action: np.ndarray | None = None) -> float:
+        return 0.0
+
+    # -- the scene -----------------------------------------------------------------------------------------------
+
+    def dress(self, primitives: Sequence[Primitive]) -> None:
+        """Put these objects, and no others, on the table. The arm stays as it is; no reset is needed.
+
+        Raises:
+            ValueError: none or more than MAX_OBJECTS objects.
+        """
+        if not 1 <= len(primitives) <= MAX_OBJECTS:
+            raise ValueError(f"{len(primitives)} objects: this table takes 1 to {MAX_OBJECTS}")
+        self.primitives = tuple(primitives)
+        gravity_compensation = self.sim.model._model.body_gravcomp
+        for i in range(MAX_OBJECTS):
+            # Unused ones float out of every camera's sight, apart: MuJoCo dies on overlapping retyped geoms.
+            if i < len(primitives):
+                item = primitives[i]
+                height = self._shape(i, item)
+                self.place(i, (item.x, item.y, TABLE_HEIGHT + height), item.yaw)
+            else:
+                self.place(i, (0.0, float(i), 10.0), 0.0)
+            gravity_compensation[self._body_ids[i]] = float(i >= len(primitives))
+        self.sim.forward()
+
+    def place(self, index: int, position: Sequence[float], yaw: float) -> None:
+        """Put object `index` at `position` (world, m), upright at `yaw` (rad) and at rest. Call `sim.forward()` after."""
+        joint = self._objects[index].joints[0]
+        self.sim.data.set_joint_qpos(joint, [*position, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
+        self.sim.data.set_joint_qvel(joint, np.zeros(6))
+
+    def _shape(self, index: int, item: Primitive) -> float:
+        """Rewrite object `index` in the compiled model; returns its half height (m)."""
+        model = self.sim.model._model
+        geom_type, size = SHAPES[item.shape]
+        half = np.array({"cube": size, "ball": (size[0],) * 3, "cylinder": (size[0], size[0], size[1])}[item.shape])
+        radius = {"cube": np.linalg.norm(half), "ball": size[0], "cylinder": np.hypot(size[0], size[1])}[item.shape]
+        for geom in self._geom_ids[index]:
+            model.geom_type[geom] = geom_type
+            model.geom_size[geom] = size
+            model.geom_aabb[geom] = [0, 0, 0, *half]
+            model.geom_rbound[geom] = radius
+            model.geom_rgba[geom, :3] = COLOURS[item.colour]
+            # a ball rolls away at a touch without some rolling friction
+            model.geom_friction[geom] = (1.5, 0.02, 0.004) if item.shape == "ball" else (1.5, 0.01, 0.001)
+        body = self._body_ids[index]
+        squares = (2 * half) ** 2
+        model.body_inertia[body] = model.body_mass[body] / 12 * (squares.sum() - squares)
+        first = model.body_bvhadr[body]
+        model.bvh_aabb[first : first + model.body_bvhnum[body]] = [0, 0, 0, *half]
+        return float(half[2])
+
+    def set_look(self, look: Look) -> None:
+        """Draw the room like this from now on; `set_look(Look())` undoes every visual variation.
+
+        Raises:
+            ValueError: a table texture that was not compiled in.
+        """
+        if look.table_texture not in TABLE_TEXTURES:
+            raise ValueError(f"table texture '{look.table_texture}': choose from {', '.join(TABLE_TEXTURES)}")
+        model, names = self.sim.model._model, mujoco.mjtObj
+        self.look = look
+        camera = self._camera_id(FRONT)
+        model.cam_pos[camera], model.cam_quat[camera] = look.front.position, look.front.quaternion()
+        model.cam_fovy[camera] = look.front.fovy
+        material = mujoco.mj_name2id(model, names.mjOBJ_MATERIAL, _MATERIAL + look.table_texture)
+        model.geom_matid[self.sim.model.geom_name2id("table_visual")] = material
+        model.mat_rgba[material, :3] = look.table_colour
+        for name, colour in (("walls_mat", look.wall_colour), ("floorplane", look.floor_colour)):
+            model.mat_rgba[mujoco.mj_name2id(model, names.mjOBJ_MATERIAL, name), :3] = colour
+        direction = np.subtract((0.0, 0.0, TABLE_HEIGHT), look.light_position)
+        model.light_pos[0], model.light_dir[0] = look.light_position, direction / np.linalg.norm(direction)
+        model.light_diffuse[0], model.light_ambient[0] = look.light_diffuse, look.light_ambient
+        self.sim.forward()
+
+    def position(self, index: int) -> np.ndarray:
+        """Centre of object `index`, float64 [3], world, m."""
+        return self.sim.data.body_xpos[self._body_ids[index]].copy()
+
+    def heading(self, index: int) -> float:
+        """Heading of object `index` about the vertical, rad."""
+        matrix = self.sim.data.body_xmat[self._body_ids[index]].reshape(3, 3)
+        return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
+
+    def held(self, index: int) -> bool:
+        """Whether both finger pads touch object `index`."""
+        return bool(self._check_grasp(self.robots[0].gripper["right"], self._objects[index]))
+
+    # -- the arm -------------------------------------------------------------------------------------------------
+
+    def base_position(self) -> np.ndarray:
+        """Origin of the robot's base frame, [3], world, m; its axes are the world's."""
+        return self.sim.data.get_body_xpos(self.robots[0].robot_model.root_body).copy()
+
+    def gripper_pose(self) -> tuple[np.ndarray, Rotation]:
+        """Position [3] (world, m) and orientation of the point between the finger tips."""
+        data = self.sim.data
+        return data.site_xpos[self._site_id].copy(), Rotation.from_matrix(data.site_xmat[self._site_id].reshape(3, 3))
+
+    def opening(self) -> float:
+        """Distance between the fingers, m: 0 to 0.08."""
+        left, right = self.sim.data.qpos[self._fingers]
+        return float(left - right)
+
+    def set_arm(self, position: Sequence[float], rotation: Rotation = HOME_ROTATION, opening: float = 0.08) -> float:
+        """Put the gripper at a pose at once, without physics; returns the remaining error (m + rad), normally < 1e-3."""
+        data, model = self.sim.data._data, self.sim.model._model
+        data.qpos[self._arm] = self.robots[0].init_qpos
+        jacobian = np.zeros((6, model.nv))
+        error = np.zeros(6)
+        for _ in range(30):
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            current, turned = self.gripper_pose()
+            error = np.concatenate([position - current, (rotation * turned.inv()).as_rotvec()])
+            if np.abs(error).max() < 1e-4:
+                break
+            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site_id)
+            arm = jacobian[:, self._arm_velocity]
+            data.qpos[self._arm] += arm.T @ np.linalg.solve(arm @ arm.T + 1e-4 * np.eye(6), error)
+        data.qpos[self._fingers] = (opening / 2, -opening / 2)
+        data.qvel[self._arm_velocity] = 0.0
+        data.qvel[self._fingers_velocity] = 0.0
+        command = 2.0 * opening / 0.08 - 1.0  # the hand remembers where it was told to be: -1 closed, 1 open
+        self.robots[0].gripper["right"].current_action = np.array([command, -command])
+        self.sim.forward()
+        return float(np.linalg.norm(error))
+
+    def grasp(self, index: int) -> bool:
+        """Put object `index` between the fingers and close them; returns whether it is held. For scenes, not episodes."""
+        position, rotation = self.gripper_pose()
+        fingers = rotation.as_matrix()[:, 1]
+        self.place(index, position, float(np.arctan2(fingers[1], fingers[0])))
+        self.sim.forward()
+        self.sim.model._model.body_gravcomp[self._body_ids[index]] = 1.0  # it waits until the fingers arrive
+        for _ in range(4):
+            self.step(np.array([0, 0, 0, 0, 0, 0, 1.0]))
+        self.sim.model._model.body_gravcomp[self._body_ids[index]] = 0.0
+        return self.held(index)
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def _camera_id(self, camera: str) -> int:
+        return int(self.sim.model.camera_name2id(camera))
+
+    def _draw(self, camera: str, size: int, segmentation: bool) -> np.ndarray:
+        if self.sim._render_context_offscreen is None:
+            context = MjRenderContextOffscreen(self.sim, device_id=-1)
+            context.vopt.geomgroup[:2] = (0, 1)  # what collides is not drawn, what is seen is
+        pixels = self.sim.render(width=size, height=size, camera_name=camera, segmentation=segmentation)
+        return pixels[::-1]  # OpenGL's first row is the bottom one; a left-right flip would make left right
+
+    def render_camera_image(self, camera: str, size: int) -> np.ndarray:
+        """What `camera` (FRONT or WRIST) sees, uint8 [size, size, 3], the right way up."""
+        return np.ascontiguousarray(self._draw(camera, size, segmentation=False))
+
+    def segment(self, camera: str, size: int) -> np.ndarray:
+        """Which object each pixel of `camera` shows, int8 [size, size]: -1 none, else the index in `primitives`."""
+        drawn = self._draw(camera, size, segmentation=True)
+        owner = np.full(self.sim.model._model.ngeom + 1, -1, np.int8)  # the last one: no geom at all
+        for index in range(len(self.primitives)):
+            owner[self._geom_ids[index]] = index
+        geoms = np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)
+        return owner[geoms]
+
+    def project(self, point: Sequence[float], camera: str) -> tuple[float, float]:
+        """Image coordinates of a world point (m) in `camera`: u to the right, v down, the image is [0, 1] x [0, 1].
+
+        Raises:
+            ValueError: the point is behind the camera.
+        """
+        data, camera_id = self.sim.data._data, self._camera_id(camera)
+        x, y, z = data.cam_xmat[camera_id].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[camera_id])
+        if z >= 0:
+            raise ValueError(f"point {tuple(point)} is behind camera '{camera}'")
+        scale = 2 * np.tan(np.radians(self.sim.model._model.cam_fovy[camera_id]) / 2) * -z
+        return float(0.5 + x / scale), float(0.5 - y / scale)
