@@ -1,0 +1,156 @@
+"""The one contract: what a policy is to everything that uses one.
+
+The torch model, the ONNX runtime and a remote client stand behind it; the HTTP server, the ROS 2 node and the
+simulation harness stand in front of it. This file knows numpy and nothing heavier, so that whoever is in front never
+imports torch through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class ObservationError(ValueError):
+    """An observation, or a set of images, that a policy cannot take; the message says which part, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One RGB camera: its images are uint8 [height, width, 3], the right way up."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One dimension of a state or an action: its name and its unit ("m", "rad", "1" for a pure number)."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What a policy expects and gives.
+
+    Attributes:
+        model: name of the checkpoint, for people.
+        cameras: the images `act` wants, in the order the model reads them.
+        state, actions: names and units of the S state and the A action dimensions.
+        horizon: H, the number of actions in a chunk.
+        control_hz: how many actions a second the chunk was trained for.
+        instructions: instructions it was trained on (a sample when there are many).
+        checkpoint: SHA-256 of the model's weights.
+    """
+
+    model: str
+    cameras: tuple[Camera, ...]
+    state: tuple[Feature, ...]
+    actions: tuple[Feature, ...]
+    horizon: int
+    control_hz: float
+    instructions: tuple[str, ...]
+    checkpoint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PolicyInfo:
+        return cls(
+            model=data["model"],
+            cameras=tuple(Camera(**camera) for camera in data["cameras"]),
+            state=tuple(Feature(**feature) for feature in data["state"]),
+            actions=tuple(Feature(**feature) for feature in data["actions"]),
+            horizon=data["horizon"],
+            control_hz=data["control_hz"],
+            instructions=tuple(data["instructions"]),
+            checkpoint=data["checkpoint"],
+        )
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot sees and feels at one instant.
+
+    Attributes:
+        images: camera name -> uint8 [H, W, 3].
+        state: float32 [S], SI units, in the order of `PolicyInfo.state`.
+        instruction: what to do, in words.
+        stamp: when it was taken, in seconds (of whatever clock the caller keeps).
+    """
+
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+    instruction: str
+    stamp: float = 0.0
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """The next H actions, float32 [H, A], unnormalised, SI units; `stamp` is that of the observation they answer."""
+
+    actions: np.ndarray
+    stamp: float
+
+
+@runtime_checkable
+class Policy(Protocol):
+    @property
+    def info(self) -> PolicyInfo: ...
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        """The next chunk of actions. The same observation and `seed` give the same chunk; None draws a fresh seed.
+
+        Raises:
+            ObservationError: a camera is missing or unknown, a shape, a dtype or a number is wrong.
+        """
+        ...
+
+    def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
+        """The answer to a question about one or more camera images, streamed in pieces of text that join to the whole.
+
+        Raises:
+            ObservationError: no image, an unknown camera, a wrong shape or dtype.
+        """
+        ...
+
+
+def check_image(camera: Camera, image: np.ndarray) -> None:
+    """Raise ObservationError unless `image` is what `camera` promises."""
+    expected = (camera.height, camera.width, 3)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != expected:
+        got = f"{image.dtype}{list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ObservationError(f"camera '{camera.name}': expected uint8{list(expected)}, got {got}")
+
+
+def check_images(info: PolicyInfo, images: Mapping[str, np.ndarray], *, all_cameras: bool) -> None:
+    """Raise ObservationError unless `images` are known cameras of the right form (and, for acting, all of them)."""
+    known = {camera.name: camera for camera in info.cameras}
+    for name, image in images.items():
+        if name not in known:
+            raise ObservationError(f"unknown camera '{name}': this policy has {sorted(known)}")
+        check_image(known[name], image)
+    missing = [name for name in known if name not in images]
+    if (all_cameras and missing) or not images:
+        raise ObservationError(f"missing camera image: {', '.join(missing)}")
+
+
+def check_observation(info: PolicyInfo, observation: Observation) -> None:
+    """Raise ObservationError, saying what is wrong and what was expected, unless `observation` fits `info`."""
+    check_images(info, observation.images, all_cameras=True)
+    state = np.asarray(observation.state)
+    names = [feature.name for feature in info.state]
+    if state.shape != (len(names),) or not np.issubdtype(state.dtype, np.floating):
+        raise ObservationError(f"state: expected {len(names)} floats {names}, got {state.dtype}{list(state.shape)}")
+    if not np.isfinite(state).all():
+        bad = [name for name, value in zip(names, state, strict=True) if not np.isfinite(value)]
+        raise ObservationError(f"state: not a finite number: {', '.join(bad)}")
+    if not observation.instruction.strip():
+        raise ObservationError("instruction: empty; say what to do, for example 'pick up the red cube'")
