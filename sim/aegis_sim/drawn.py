@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw
 from aegis_sim.questions import COLOURS, SHAPES, Scene, SceneObject, draw_objects, label
 
 _INK = {
-    "red": (220, 40, 40),
+    "red": (215, 30, 35),
     "green": (40, 165, 60),
     "blue": (45, 75, 220),
     "yellow": (240, 215, 45),
     "purple": (145, 50, 190),
-    "cyan": (60, 205, 220),
+    "orange": (250, 130, 25),
 }
 _SUPERSAMPLE = 2
 _RADIUS = (0.075, 0.125)  # of an object, in image widths

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("cube", "ball", "cylinder")
 MAX_OBJECTS = 4
 
@@ -52,7 +52,7 @@ _SHAPE = "what shape is the {colour} object"
 _COUNT_ALL = "how many objects are there"
 _COUNT_SHAPE = "how many {shape}s are there"
 _COUNT_COLOUR = "how many {colour} objects are there"
-_EXISTS = "is there a {a}"
+_EXISTS = ("is there a {a}", "is there an {a}")  # before a consonant, before a vowel
 _SIDE = ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}")
 _WHAT_SIDE = ("what is {side} of the {a}", "what is to the {side} of the {a}")
 _WHERE = "where is the {a}"
@@ -68,7 +68,7 @@ def location_token(value: float) -> str:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    templates = (*_COLOUR, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, _EXISTS, *_SIDE, *_WHAT_SIDE, _WHERE)
+    templates = (*_COLOUR, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, *_EXISTS, *_SIDE, *_WHAT_SIDE, _WHERE)
     templates += (_HOLDING, _WHAT_HELD, _POINT_TO, INSTRUCTION)
     words = {
         word
@@ -170,9 +170,7 @@ def draw_objects(rng: np.random.Generator) -> list[tuple[str, str]]:
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Every applicable, unambiguous question about the scene, family by family; `rng` draws wordings and negatives."""
-    return [
-        Question(text, answer, family) for family, ask in _ASK.items() for text, answer in ask(scene, rng)
-    ]
+    return [Question(text, answer, family) for family, ask in _ASK.items() for text, answer in ask(scene, rng)]
 
 
 _Asked = Iterator[tuple[str, str]]
@@ -184,6 +182,10 @@ def _yes(truth: bool) -> str:
 
 def _one_of(wordings: Sequence[str], rng: np.random.Generator) -> str:
     return wordings[rng.integers(len(wordings))]
+
+
+def _is_there(name: str) -> str:
+    return _EXISTS[name[0] in "aeiou"].format(a=name)
 
 
 def _visible(scene: Scene) -> list[SceneObject]:
@@ -226,7 +228,7 @@ def _ask_exists(scene: Scene, rng: np.random.Generator) -> _Asked:
     present = {(thing.colour, thing.shape) for thing in _visible(scene)}
     things = _seen(scene)
     for thing in things:
-        yield _EXISTS.format(a=thing.name), "yes"
+        yield _is_there(thing.name), "yes"
     absent: set[tuple[str, str]] = set()
     while len(absent) < len(things):
         colour, shape = COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
@@ -237,7 +239,7 @@ def _ask_exists(scene: Scene, rng: np.random.Generator) -> _Asked:
             shape = like.shape
         if (colour, shape) not in present | absent:
             absent.add((colour, shape))
-            yield _EXISTS.format(a=f"{colour} {shape}"), "no"
+            yield _is_there(f"{colour} {shape}"), "no"
 
 
 def _ask_left(scene: Scene, rng: np.random.Generator) -> _Asked:
