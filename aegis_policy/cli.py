@@ -1,8 +1,8 @@
 """The `aegis` command: one subcommand for each entry point of the group `aegis.commands`.
 
 A subcommand is a function: its typed arguments become options, its docstring the help. An entry point may name, in
-brackets, the extra that its function needs: `record = "aegis_sim.commands:record [sim]"`. Command modules import what is
-heavy inside the function, so `aegis --help` stays quick and works whatever is installed.
+brackets, the extra that its function needs: `record = "aegis_sim.commands:record [sim]"`. Command modules import what
+is heavy inside the function, so `aegis --help` stays quick and works whatever is installed.
 """
 
 from __future__ import annotations
