@@ -1,44 +1,23 @@
 """AegisPolicy: a PaliGemma that answers, and an action expert that moves, on one prefix.
 
-The prefix (camera images and a prompt) is encoded once; its keys and values serve every Euler step of the expert and
-every token of an answer. Everything here is in normalised units; `inference` knows about metres and radians.
+Everything here is in normalised units; `inference` knows about metres and radians.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from torch import Tensor
+from transformers import PaliGemmaConfig
 
+from aegis_policy.model.backbone import Backbone, Prefix
 from aegis_policy.model.config import ExpertConfig
-from aegis_policy.model.expert import ActionExpert, KeysValues, primed_cache
-from aegis_policy.model.masks import additive, positions, prefix_mask
+from aegis_policy.model.expert import ActionExpert
+
+__all__ = ["AegisPolicy", "Prefix", "sample_time"]
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What the backbone has read.
-
-    Attributes:
-        keys_values: per layer, keys and values [B, heads, P, head_dim].
-        valid: [B, P] bool, tokens that are not padding.
-        hidden: [B, P, W] last hidden states.
-    """
-
-    keys_values: KeysValues
-    valid: Tensor
-    hidden: Tensor
-
-    def detach(self) -> Prefix:
-        """The same prefix, cut from the graph: no gradient reaches the backbone through it (arXiv 2505.23705)."""
-        return Prefix([(k.detach(), v.detach()) for k, v in self.keys_values], self.valid, self.hidden.detach())
-
-
-class AegisPolicy(nn.Module):
-    """Backbone and expert.
+class AegisPolicy(Backbone):
+    """A backbone that also acts.
 
     Args:
         vlm: configuration of the PaliGemma backbone, of any size.
@@ -46,51 +25,8 @@ class AegisPolicy(nn.Module):
     """
 
     def __init__(self, vlm: PaliGemmaConfig, expert: ExpertConfig):
-        super().__init__()
-        self.vlm = PaliGemmaForConditionalGeneration._from_config(vlm, attn_implementation="eager")
+        super().__init__(vlm)
         self.expert = ActionExpert(expert, self.vlm.config.text_config)
-
-    @property
-    def language_model(self) -> nn.Module:
-        return self.vlm.model.language_model
-
-    def embed(self, images: Tensor, ids: Tensor) -> Tensor:
-        """[B, K, 3, S, S] images in [-1, 1] and [B, T] token ids -> [B, K*N + T, W], images first."""
-        features = self.vlm.get_image_features(images.flatten(0, 1)).pooler_output  # (B*K, N, W)
-        features = features.unflatten(0, images.shape[:2]).flatten(1, 2)
-        words = self.vlm.get_input_embeddings()(ids)
-        return torch.cat([features.to(words.dtype), words], dim=1)
-
-    def encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> Prefix:
-        """Read K images and a prompt.
-
-        Args:
-            images: [B, K, 3, S, S] in [-1, 1].
-            ids: [B, T] prompt tokens, right-padded.
-            valid: [B, T] bool, prompt tokens that are not padding.
-        """
-        embeds = self.embed(images, ids)
-        seen = valid.new_ones(valid.shape[0], embeds.shape[1] - valid.shape[1])
-        valid = torch.cat([seen, valid], dim=1)  # (B, P)
-        cache = primed_cache([])
-        hidden = self.read(embeds, prefix_mask(valid), positions(valid), cache)
-        return Prefix([(layer.keys, layer.values) for layer in cache.layers], valid, hidden)
-
-    def read(self, embeds: Tensor, allowed: Tensor, place: Tensor, cache=None) -> Tensor:
-        """The language model over ready embeddings: [B, Q, W], bool [B, Q, K], positions [B, Q] -> [B, Q, W]."""
-        return self.language_model(
-            inputs_embeds=embeds,
-            attention_mask=additive(allowed, embeds.dtype),
-            position_ids=place,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., W] -> [..., vocabulary], softcapped as Gemma 2 does."""
-        cap = self.vlm.config.text_config.final_logit_softcapping
-        logits = self.vlm.lm_head(hidden).float()
-        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Flow-matching error per element, [B, M, H, A] (pi0, eq. 1, with t = 1 as noise).
@@ -114,26 +50,6 @@ class AegisPolicy(nn.Module):
             time = x.new_full(x.shape[:2], 1 - step / steps)
             x = x - self.expert(prefix.keys_values, prefix.valid, state, x, time) / steps
         return x[:, 0]
-
-    @torch.no_grad()
-    def decode(self, prefix: Prefix, max_new_tokens: int) -> Iterator[Tensor]:
-        """Greedy answer tokens, one [B] tensor at a time, until every row has ended (ended rows repeat <eos>)."""
-        eos = self.vlm.config.text_config.eos_token_id
-        valid, cache = prefix.valid, primed_cache(prefix.keys_values)
-        length = valid.sum(dim=1)
-        last = (torch.arange(valid.shape[1], device=valid.device) * valid).argmax(dim=1)
-        hidden = prefix.hidden[torch.arange(len(last), device=last.device), last]
-        ended = torch.zeros_like(length, dtype=torch.bool)
-        for _ in range(max_new_tokens):
-            token = self.logits(hidden).argmax(dim=-1).masked_fill(ended, eos)
-            ended = ended | (token == eos)
-            yield token
-            if ended.all():
-                return
-            length = length + 1
-            valid = torch.cat([valid, valid.new_ones(len(valid), 1)], dim=1)
-            embeds = self.vlm.get_input_embeddings()(token[:, None])
-            hidden = self.read(embeds, valid[:, None], length[:, None], cache)[:, 0]
 
 
 def sample_time(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
