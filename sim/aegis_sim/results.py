@@ -1,0 +1,115 @@
+"""What an evaluation found: episodes, the rates they amount to, and the JSON file that keeps both."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from aegis_policy import PolicyInfo
+from aegis_sim.files import write_atomically
+from aegis_sim.quiz import Asked, by_family
+from aegis_sim.statistics import Rate, rate_of
+
+PACKAGES = ("aegis-policy", "gymnasium", "mujoco", "numpy", "robosuite")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What was to be done in one episode and what came of it.
+
+    Attributes:
+        right_object: whether the first object lifted (where none was: the one gone for) is the named one.
+        lifted: index of the first object lifted, None where none was.
+        failure: None on success, else what went wrong, in words.
+        video: an animated WebP, None where the episode was not filmed.
+    """
+
+    instruction: str
+    success: bool
+    right_object: bool
+    lifted: int | None
+    steps: int
+    failure: str | None
+    video: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One seed of an evaluation: the rollout (None for a scene that is only asked about) and the questions on it."""
+
+    seed: int
+    asked: tuple[Asked, ...]
+    rollout: Rollout | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain mapping, without the video."""
+        rollout = {} if self.rollout is None else {k: v for k, v in vars(self.rollout).items() if k != "video"}
+        return {"seed": self.seed, **rollout, "asked": [one.to_dict() for one in self.asked]}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All episodes of one evaluation, and the rates they amount to.
+
+    The intervals treat questions as independent trials. Those of one episode are about the same scene, so the interval
+    of `vqa` is, if anything, too narrow; `success` and `right_object` have one trial an episode.
+    """
+
+    task: str
+    seed: int
+    policy: PolicyInfo
+    episodes: tuple[Episode, ...]
+    settings: Mapping[str, Any]
+    baselines: Mapping[str, Rate] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[Asked]:
+        return [one for episode in self.episodes for one in episode.asked]
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """`success` and `right_object` (left out for a task without a robot to move), and `vqa`."""
+        rollouts = [episode.rollout for episode in self.episodes if episode.rollout is not None]
+        rates = {"vqa": rate_of(one.right for one in self.asked)}
+        if not rollouts:
+            return rates
+        return {
+            "success": rate_of(rollout.success for rollout in rollouts),
+            "right_object": rate_of(rollout.right_object for rollout in rollouts),
+            **rates,
+        }
+
+    def to_dict(self, command: str = "") -> dict[str, Any]:
+        """What goes into the JSON file; every rate is {"rate", "n", "low", "high"}. `command` is what was typed."""
+        return {
+            **{name: rate.to_dict() for name, rate in self.rates.items()},
+            "vqa_families": {family: rate.to_dict() for family, rate in by_family(self.asked).items()},
+            "baselines": {name: rate.to_dict() for name, rate in self.baselines.items()},
+            "task": self.task,
+            "episodes": len(self.episodes),
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "command": command,
+            "policy": self.policy.to_dict(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "per_episode": [episode.to_dict() for episode in self.episodes],
+        }
+
+    def save(self, path: Path, command: str = "") -> None:
+        """Write the JSON file and, into `NAME_films` beside it, one film for each episode that has one.
+
+        An episode's "video" is then its film's path relative to the JSON file.
+        """
+        data = self.to_dict(command)
+        folder = path.with_name(f"{path.stem}_films")
+        for index, (episode, entry) in enumerate(zip(self.episodes, data["per_episode"], strict=True)):
+            if episode.rollout is not None and episode.rollout.video is not None:
+                film = folder / f"{index:04d}-seed-{episode.seed}.webp"
+                write_atomically(film, episode.rollout.video)
+                entry["video"] = str(film.relative_to(path.parent))
+        write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
