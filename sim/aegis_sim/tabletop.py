@@ -10,12 +10,13 @@ to the right. The table's top is at z = `TABLE_HEIGHT`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)  # its start-up notes
 
 import robosuite.models  # noqa: E402
+from robosuite.controllers import load_composite_controller_config  # noqa: E402
 from robosuite.environments.manipulation.manipulation_env import ManipulationEnv  # noqa: E402
 from robosuite.models.arenas import TableArena  # noqa: E402
 from robosuite.models.grippers import register_gripper  # noqa: E402
@@ -32,104 +34,69 @@ from robosuite.models.tasks import ManipulationTask  # noqa: E402
 from robosuite.utils.binding_utils import MjRenderContextOffscreen  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.06, 0.06),
-    "green": (0.08, 0.60, 0.13),
-    "blue": (0.08, 0.20, 0.88),
-    "yellow": (0.95, 0.85, 0.08),
-    "purple": (0.50, 0.12, 0.68),
-    "orange": (1.00, 0.46, 0.03),
-}
-# name -> MuJoCo geom type and size: half edges; radius; radius and half height
-SHAPES: dict[str, tuple[int, tuple[float, float, float]]] = {
-    "cube": (int(mujoco.mjtGeom.mjGEOM_BOX), (0.020, 0.020, 0.020)),
-    "ball": (int(mujoco.mjtGeom.mjGEOM_SPHERE), (0.023, 0.0, 0.0)),
-    "cylinder": (int(mujoco.mjtGeom.mjGEOM_CYLINDER), (0.019, 0.027, 0.0)),
-}
-TABLE_TEXTURES = ("ceramic", "light-wood", "dark-wood", "gray-felt", "clay", "white-bricks", "plain")
-TABLE_HEIGHT = 0.8
-AREA_X, AREA_Y = (-0.11, 0.11), (-0.17, 0.17)  # where objects stand
-SPACING = 0.095  # least distance between two objects' centres: an open gripper fits between them
-MAX_OBJECTS = 4
+from aegis_sim.scenery import (  # noqa: E402
+    COLOURS,
+    MAX_OBJECTS,
+    SHAPES,
+    TABLE_HEIGHT,
+    TABLE_TEXTURES,
+    CameraView,
+    Look,
+    Primitive,
+    random_primitives,
+)
+
+__all__ = [
+    "COLOURS",
+    "FRONT",
+    "HOME_POSITION",
+    "HOME_ROTATION",
+    "MAX_OBJECTS",
+    "SHAPES",
+    "TABLE_HEIGHT",
+    "TABLE_TEXTURES",
+    "WRIST",
+    "CameraView",
+    "Look",
+    "Primitive",
+    "Tabletop",
+    "random_primitives",
+]
+
 FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
 HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
 HOME_POSITION = (-0.08, 0.0, 1.0)
+PHYSICS_TIMESTEP = 0.004  # s; robosuite's 0.002 is no better here, and its controller (Python) runs once per step
+STIFFNESS = 300.0  # 1/s^2; at robosuite's 150 the arm covers under half of what each 0.1 s command asks for
 
 _MATERIAL = "aegis_table_"
-
-
-@dataclass(frozen=True)
-class Primitive:
-    """One object on the table: a key of COLOURS, a key of SHAPES, where it stands (m) and its heading (rad)."""
-
-    colour: str
-    shape: str
-    x: float
-    y: float
-    yaw: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return f"{self.colour} {self.shape}"
-
-
-@dataclass(frozen=True)
-class CameraView:
-    """A camera at `position` looking at `target` (world, m), upright, with a vertical field of view in degrees."""
-
-    position: tuple[float, float, float] = (0.50, 0.0, 1.30)
-    target: tuple[float, float, float] = (0.0, 0.0, 0.83)
-    fovy: float = 36.0
-
-    def quaternion(self) -> np.ndarray:
-        """MuJoCo's camera orientation (w, x, y, z): it looks along its -z, +x is the image's right, +y its top."""
-        backward = np.subtract(self.position, self.target)
-        backward /= np.linalg.norm(backward)
-        right = np.cross((0.0, 0.0, 1.0), backward)
-        right /= np.linalg.norm(right)
-        quaternion = np.zeros(4)
-        mujoco.mju_mat2Quat(quaternion, np.stack([right, np.cross(backward, right), backward], axis=1).ravel())
-        return quaternion
-
-
-@dataclass(frozen=True)
-class Look:
-    """All that can be seen and not touched; `Look()` is the nominal room. Colours are RGB in 0..1 and tint the texture."""
-
-    front: CameraView = CameraView()
-    table_texture: str = "ceramic"
-    table_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    wall_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    floor_colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    light_position: tuple[float, float, float] = (1.0, 1.0, 1.5)  # shines from here towards the table's middle
-    light_diffuse: tuple[float, float, float] = (0.8, 0.8, 0.8)
-    light_ambient: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-
-def random_primitives(rng: np.random.Generator, count: int | None = None) -> list[Primitive]:
-    """`count` (1 to 4 when None) distinct colour-shape pairs, at least SPACING apart, at any heading."""
-    count = int(rng.integers(1, MAX_OBJECTS + 1)) if count is None else count
-    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    chosen = rng.choice(len(pairs), count, replace=False)
-    while True:
-        places = np.stack([rng.uniform(*AREA_X, count), rng.uniform(*AREA_Y, count)], axis=1)
-        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(count)
-        if gaps.min() >= SPACING:
-            break
-    return [
-        Primitive(*pairs[pair], float(x), float(y), float(rng.uniform(-np.pi, np.pi)))
-        for pair, (x, y) in zip(chosen, places, strict=True)
-    ]
+_DRAWN, _HIDDEN = 1, 5  # MuJoCo's geom groups
+_PEDESTAL = "fixed_mount0_pedestal_vis"  # 33,000 triangles, mostly under the table: as many as the arm's lower half
 
 
 @register_gripper
 class QuickPandaGripper(PandaGripper):
-    """robosuite's moves 4 mm per finger and control step whatever the rate: at 10 Hz that is 4 cm/s, a slow half second
-    per grasp. The real hand closes at up to 10 cm/s; this one takes 16 mm (both fingers) per 0.1 s."""
+    """robosuite's moves 4 mm per finger and control step whatever the rate, a slow second per grasp at 10 Hz.
+
+    This one moves twice as fast, which is about what the real hand does (10 cm/s at most).
+    """
 
     @property
     def speed(self) -> float:
         return 0.4
+
+
+class _RenderContext(MjRenderContextOffscreen):
+    """robosuite's assumes that it is alone: with two in a process it draws into, and frees, the other's buffers."""
+
+    def render(self, *args: Any, **options: Any) -> None:
+        self.gl_ctx.make_current()
+        super().render(*args, **options)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the display may be gone already as the interpreter exits
+            self.gl_ctx.make_current()
+            super().__del__()
 
 
 class Tabletop(ManipulationEnv):
@@ -143,8 +110,11 @@ class Tabletop(ManipulationEnv):
     def __init__(self, control_hz: float = 10.0) -> None:
         self.primitives: tuple[Primitive, ...] = ()
         self.look = Look()
+        controller = load_composite_controller_config(robot="Panda")
+        controller["body_parts"]["right"]["kp"] = STIFFNESS
         super().__init__(
             robots="Panda",
+            controller_configs=controller,
             gripper_types="QuickPandaGripper",
             initialization_noise=None,
             use_camera_obs=False,
@@ -176,6 +146,7 @@ class Tabletop(ManipulationEnv):
     def edit_model_xml(self, xml: str) -> str:
         """Drop what makes drawing slow, and compile every table texture in, to be switched at run time."""
         root = ElementTree.fromstring(super().edit_model_xml(xml))
+        root.find("option").set("timestep", str(PHYSICS_TIMESTEP))
         quality = ElementTree.SubElement(root.find("visual"), "quality")
         quality.set("offsamples", "0")
         quality.set("shadowsize", "0")
@@ -195,6 +166,10 @@ class Tabletop(ManipulationEnv):
                 body.set("gravcomp", "1")  # MuJoCo honours a change at run time only if it was compiled in
         return ElementTree.tostring(root, encoding="unicode")
 
+    def initialize_time(self, control_freq: float) -> None:
+        super().initialize_time(control_freq)
+        self.model_timestep = PHYSICS_TIMESTEP
+
     def _setup_observables(self) -> OrderedDict:
         return OrderedDict()  # robosuite would update them at every physics step; `env.py` reads the state itself
 
@@ -205,6 +180,10 @@ class Tabletop(ManipulationEnv):
         self._geom_ids = [
             [model.geom_name2id(geom) for geom in item.contact_geoms + item.visual_geoms] for item in self._objects
         ]
+        meshes = self.sim.model.geom_type == int(mujoco.mjtGeom.mjGEOM_MESH)
+        self._meshes = np.flatnonzero(meshes & np.isin(self.sim.model.geom_group, (_DRAWN, _HIDDEN)))
+        self._meshes = self._meshes[self._meshes != model.geom_name2id(_PEDESTAL)]
+        model.geom_group[model.geom_name2id(_PEDESTAL)] = _HIDDEN
         self._site_id = self.robots[0].eef_site_id["right"]
         self._arm = np.array(self.robots[0]._ref_joint_pos_indexes)
         self._arm_velocity = np.array(self.robots[0]._ref_joint_vel_indexes)
@@ -227,18 +206,23 @@ class Tabletop(ManipulationEnv):
         self.primitives = tuple(primitives)
         gravity_compensation = self.sim.model._model.body_gravcomp
         for i in range(MAX_OBJECTS):
-            # Unused ones float out of every camera's sight, apart: MuJoCo dies on overlapping retyped geoms.
             if i < len(primitives):
                 item = primitives[i]
                 height = self._shape(i, item)
                 self.place(i, (item.x, item.y, TABLE_HEIGHT + height), item.yaw)
             else:
+                # Unused ones float out of every camera's sight, apart: MuJoCo dies on overlapping retyped geoms. They
+                # are reshaped all the same, as even their inertia would otherwise tie an episode to those before it.
+                self._shape(i, Primitive("red", "cube", 0.0, 0.0))
                 self.place(i, (0.0, float(i), 10.0), 0.0)
             gravity_compensation[self._body_ids[i]] = float(i >= len(primitives))
         self.sim.forward()
 
     def place(self, index: int, position: Sequence[float], yaw: float) -> None:
-        """Put object `index` at `position` (world, m), upright at `yaw` (rad) and at rest. Call `sim.forward()` after."""
+        """Put object `index` at `position` (world, m), upright at `yaw` (rad) and at rest.
+
+        Several may be placed before one `sim.forward()` makes it so.
+        """
         joint = self._objects[index].joints[0]
         self.sim.data.set_joint_qpos(joint, [*position, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
         self.sim.data.set_joint_qvel(joint, np.zeros(6))
@@ -317,7 +301,11 @@ class Tabletop(ManipulationEnv):
         return float(left - right)
 
     def set_arm(self, position: Sequence[float], rotation: Rotation = HOME_ROTATION, opening: float = 0.08) -> float:
-        """Put the gripper at a pose at once, without physics; returns the remaining error (m + rad), normally < 1e-3."""
+        """Put the gripper at a pose (world, m) at once, without physics.
+
+        Returns:
+            What is left of the error, m and rad: under 1e-3 unless the pose is out of reach.
+        """
         data, model = self.sim.data._data, self.sim.model._model
         data.qpos[self._arm] = self.robots[0].init_qpos
         jacobian = np.zeros((6, model.nv))
@@ -338,10 +326,12 @@ class Tabletop(ManipulationEnv):
         command = 2.0 * opening / 0.08 - 1.0  # the hand remembers where it was told to be: -1 closed, 1 open
         self.robots[0].gripper["right"].current_action = np.array([command, -command])
         self.sim.forward()
+        for controller in self.robots[0].composite_controller.part_controllers.values():
+            controller.new_update = True  # else the first step would still aim from where the arm was before
         return float(np.linalg.norm(error))
 
     def grasp(self, index: int) -> bool:
-        """Put object `index` between the fingers and close them; returns whether it is held. For scenes, not episodes."""
+        """Put object `index` between the fingers and close them (0.4 s of physics); returns whether it is held."""
         position, rotation = self.gripper_pose()
         fingers = rotation.as_matrix()[:, 1]
         self.place(index, position, float(np.arctan2(fingers[1], fingers[0])))
@@ -357,10 +347,24 @@ class Tabletop(ManipulationEnv):
     def _camera_id(self, camera: str) -> int:
         return int(self.sim.model.camera_name2id(camera))
 
+    def _cull(self, camera: str) -> None:
+        """Hide the meshes that lie wholly outside the camera's view: the same pixels in half the time.
+
+        The Panda's 170,000 triangles are nearly all that drawing costs, and a camera sees few of them.
+        """
+        data, model, camera_id = self.sim.data._data, self.sim.model._model, self._camera_id(camera)
+        centres = (data.geom_xpos[self._meshes] - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
+        radius, half_angle = model.geom_rbound[self._meshes], np.radians(model.cam_fovy[camera_id]) / 2
+        beside = np.abs(centres[:, :2]) * np.cos(half_angle) + centres[:, 2:] * np.sin(half_angle)  # [M, 2]
+        outside = (beside > radius[:, None]).any(axis=1) | (centres[:, 2] > radius)
+        model.geom_group[self._meshes] = np.where(outside, _HIDDEN, _DRAWN)
+
     def _draw(self, camera: str, size: int, segmentation: bool) -> np.ndarray:
         if self.sim._render_context_offscreen is None:
-            context = MjRenderContextOffscreen(self.sim, device_id=-1)
+            context = _RenderContext(self.sim, device_id=-1)
             context.vopt.geomgroup[:2] = (0, 1)  # what collides is not drawn, what is seen is
+            context.vopt.sitegroup[:] = 0  # robosuite's coloured marks in the hand would pass for objects
+        self._cull(camera)
         pixels = self.sim.render(width=size, height=size, camera_name=camera, segmentation=segmentation)
         return pixels[::-1]  # OpenGL's first row is the bottom one; a left-right flip would make left right
 
