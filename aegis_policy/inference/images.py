@@ -1,0 +1,100 @@
+"""Camera images in and out: as text on the wire (base64 of PNG or JPEG), and from a user's own files."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from aegis_policy.policy import Camera, ObservationError, PolicyInfo, check_image
+
+logger = logging.getLogger(__name__)
+
+_KINDS = {
+    "1": "1-bit black and white",
+    "L": "8-bit greyscale",
+    "LA": "8-bit greyscale with alpha",
+    "P": "8-bit palette",
+    "RGB": "8-bit RGB",
+    "RGBA": "8-bit RGBA",
+    "CMYK": "8-bit CMYK",
+}  # Pillow's modes in the words of whoever made the file
+
+
+def encode_image(image: np.ndarray) -> str:
+    """Base64 of a PNG of uint8 [H, W, 3]: lossless, so what is decoded is what was seen."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)  # a robot waits for this: fast before small
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode_image(camera: Camera, encoded: str) -> np.ndarray:
+    """Decode the base64 of a PNG or JPEG file to uint8 [camera.height, camera.width, 3], upright.
+
+    Nothing is converted or resized: a robot that sends something else has a mistake to find. Size and kind are read
+    from the file's header, so that a small file that unfolds to gigabytes is refused before a pixel is decoded.
+
+    Raises:
+        ObservationError: not base64, not a PNG or JPEG file, or not the size and kind that `camera` promises.
+    """
+    where = f"camera '{camera.name}'"
+    expected = f"{camera.width}x{camera.height} 8-bit RGB"
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        hint = "send the base64 of a PNG or JPEG file, without line breaks or a 'data:' prefix"
+        raise ObservationError(f"{where}: not base64 ({error}); {hint}") from None
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            found = _describe(image)
+            # A camera held sideways says so in the EXIF orientation; policies see images the right way up.
+            pixels = np.array(ImageOps.exif_transpose(image)) if found == expected else None
+    except Exception as error:  # a hostile file can make a decoder raise anything; whatever it is, the file is at fault
+        raise ObservationError(f"{where}: not a readable PNG or JPEG file ({type(error).__name__})") from error
+    if pixels is None:
+        raise ObservationError(f"{where}: expected an image of {expected}, got {found}")
+    check_image(camera, pixels)
+    return pixels
+
+
+def decode_images(info: PolicyInfo, encoded: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """`decode_image` for each camera by name. Raises ObservationError for a camera the policy does not have."""
+    known = {camera.name: camera for camera in info.cameras}
+    for name in encoded:
+        if name not in known:
+            raise ObservationError(f"unknown camera '{name}': this policy has {sorted(known)}")
+    return {name: decode_image(known[name], text) for name, text in encoded.items()}
+
+
+def load_image(camera: Camera, path: Path) -> np.ndarray:
+    """Read a user's own picture as `camera` would see it: upright, RGB, resized to uint8 [height, width, 3].
+
+    Raises:
+        OSError: no such file, or not an image.
+        ObservationError: an image whose values are not colours (16-bit, integer or float greyscale).
+    """
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith(("I", "F")):
+            raise ObservationError(f"{path}: values beyond 8 bits ({image.mode}); convert it to an 8-bit image first")
+        rgb = image.convert("RGB")
+    size = (camera.width, camera.height)
+    if image.mode != "RGB":
+        logger.info("%s: converted from %s to RGB", path, image.mode)
+    if rgb.size != size:
+        logger.info("%s: resized from %dx%d to %dx%d for camera '%s'", path, *rgb.size, *size, camera.name)
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC)
+    return np.array(rgb)
+
+
+def _describe(image: ImageFile.ImageFile) -> str:
+    """Size and kind of an opened, not yet decoded image, such as "64x64 8-bit RGB"."""
+    kind = _KINDS.get(image.mode, image.mode)
+    if "16" in str(image.tile[0][3]):  # Pillow calls a 16-bit RGB PNG "RGB" too; only its raw mode tells
+        kind = "16-bit " + _KINDS.get(image.mode, "8-bit greyscale").removeprefix("8-bit ")
+    return f"{image.width}x{image.height} {kind}"

@@ -1,0 +1,122 @@
+"""A policy on the other side of HTTP: the client of `aegis serve`, and a `Policy` like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+
+from aegis_policy.inference.images import encode_image
+from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+class RemotePolicy:
+    """The policy behind `url`, such as "http://127.0.0.1:8000".
+
+    Raises:
+        ObservationError: the observation or question does not fit the policy, in the server's words (422).
+        ConnectionError: no answer from `url`, an answer that broke off, or one that is not a policy server's.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 60.0, connect_timeout: float = 5.0) -> None:
+        """Connect and ask what the policy is.
+
+        Args:
+            url: address of the server; a path in it is kept as a prefix.
+            timeout: seconds without a byte from the server before giving up.
+            connect_timeout: seconds to wait for the connection itself.
+        """
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(timeout, connect=connect_timeout),
+            # A proxy set for the web cannot reach this machine's own loopback; without this it would be asked to.
+            mounts={f"all://{host}": None for host in _LOOPBACK},
+        )
+        data = self._call("GET", "/v1/info")
+        try:
+            self._info = PolicyInfo.from_dict(data)
+        except (KeyError, TypeError) as error:
+            raise ConnectionError(f"{self.url}: /v1/info is not a policy's; is this `aegis serve`?") from error
+
+    @property
+    def info(self) -> PolicyInfo:
+        return self._info
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        """The next chunk of actions, as `Policy.act`."""
+        check_observation(self.info, observation)
+        answer = self._call(
+            "POST",
+            "/v1/act",
+            {
+                "images": _encode(observation.images),
+                "state": np.asarray(observation.state).tolist(),
+                "instruction": observation.instruction,
+                "stamp": float(observation.stamp),
+                "seed": None if seed is None else int(seed),
+            },
+        )
+        return ActionChunk(actions=np.asarray(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
+
+    def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
+        """The answer, streamed, as `Policy.ask`; closing the iterator early tells the server to stop."""
+        check_images(self.info, images, all_cameras=False)
+        return self._stream({"images": _encode(images), "question": question, "stream": True})
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._client.close()
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        self._check(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ConnectionError(f"{self.url}: {path} did not answer with JSON; is this `aegis serve`?") from error
+
+    def _stream(self, body: dict[str, Any]) -> Iterator[str]:
+        try:
+            with self._client.stream("POST", "/v1/ask", json=body) as response:
+                if response.is_error:
+                    response.read()
+                self._check(response)
+                for line in response.iter_lines():
+                    event = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+                    if "token" in event:
+                        yield event["token"]
+                    if "answer" in event:
+                        return
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        raise ConnectionError(f"{self.url}: the answer broke off")
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        try:
+            detail = response.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = response.text[:200]
+        if response.status_code == 422:
+            raise ObservationError(detail)
+        raise ConnectionError(f"{self.url}: {response.status_code} {response.reason_phrase}: {detail}")
+
+    def _lost(self, error: httpx.HTTPError) -> ConnectionError:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ConnectionError(f"{self.url}: no policy server there ({error}); start one with `aegis serve`")
+        reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
+        return ConnectionError(f"{self.url}: {reason or type(error).__name__}")
+
+
+def _encode(images: Mapping[str, np.ndarray]) -> dict[str, str]:
+    return {name: encode_image(image) for name, image in images.items()}

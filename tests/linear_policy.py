@@ -1,0 +1,135 @@
+"""A small policy that truly computes, for tests of what stands in front of a policy; and its server as a process."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from aegis_policy.policy import (
+    ActionChunk,
+    Camera,
+    Feature,
+    Observation,
+    ObservationError,
+    PolicyInfo,
+    check_images,
+    check_observation,
+)
+
+
+class LinearPolicy:
+    """Actions are a fixed linear map of the state and the images' mean colours, plus noise of the seed.
+
+    Asked for the mean colour, it answers with it; asked how many answers were given up, with the number of its
+    generators that were closed before their end; asked to count, it counts slowly and for long. The instruction
+    "break" makes it fail as a policy with a bug does, "diverge" makes it give actions that are not numbers; the
+    question "break midway?" makes it fail after the first word.
+    """
+
+    info = PolicyInfo(
+        model="linear",
+        cameras=(Camera("front", 12, 16), Camera("wrist", 8, 8)),
+        state=(Feature("x", "m"), Feature("y", "m"), Feature("opening", "m")),
+        actions=(Feature("dx", "m"), Feature("dy", "m"), Feature("gripper", "1")),
+        horizon=4,
+        control_hz=10.0,
+        instructions=("pick up the red cube",),
+        checkpoint="0" * 64,
+    )
+
+    def __init__(self, warm_up_s: float = 0.0) -> None:
+        self.warm_up_s = warm_up_s
+        self.given_up = 0
+        inputs = len(self.info.state) + 3 * len(self.info.cameras)
+        outputs = self.info.horizon * len(self.info.actions)
+        self.weights = np.random.default_rng(0).normal(size=(outputs, inputs)).astype(np.float32)
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        check_observation(self.info, observation)
+        if observation.instruction == "break":
+            raise RuntimeError("a bug in the policy")
+        time.sleep(self.warm_up_s)
+        self.warm_up_s = 0.0
+        colours = [observation.images[camera.name].mean(axis=(0, 1)) / 255 for camera in self.info.cameras]
+        actions = self.weights @ np.concatenate([observation.state, *colours]).astype(np.float32)
+        actions += 0.01 * np.random.default_rng(seed).normal(size=actions.shape).astype(np.float32)
+        if observation.instruction == "diverge":
+            actions *= np.float32(np.nan)
+        return ActionChunk(actions.reshape(self.info.horizon, -1), observation.stamp)
+
+    def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
+        check_images(self.info, images, all_cameras=False)
+        if question == "too long?":
+            raise ObservationError("question: too long")
+        if question.startswith("count"):
+            words: Sequence[str] = [f"{number} " for number in range(400)]
+        elif question == "how many answers were given up?":
+            words = [str(self.given_up)]
+        else:
+            words = [f"{name}: {image.mean():.2f}\n" for name, image in images.items()]
+        try:
+            for word in words:
+                yield word
+                time.sleep(0.01 if len(words) == 400 else 0.0)
+                if question == "break midway?":
+                    raise RuntimeError("a bug in the policy")
+        except GeneratorExit:
+            self.given_up += 1
+            raise
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process: where it listens, and the file its log goes to."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self, status: int = 200, seconds: float = 60.0) -> None:
+        """Wait until /healthz answers with `status`."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up and self.process.poll() is None:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/healthz").status_code == status:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"no {status} from {self.url}/healthz:\n{self.log.read_text()}")
+
+
+@contextmanager
+def serving(log: Path, *command: str) -> Iterator[Server]:
+    """A server in a process of its own, by default the linear policy's; killed at the end if it still runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*(command or (sys.executable, __file__)), "--port", str(port)], stderr=stderr)
+    try:
+        yield Server(f"http://127.0.0.1:{port}", process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    import argparse
+    import logging
+
+    from aegis_server.commands import run
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--warm-up-s", type=float, default=0.0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    run(LinearPolicy(arguments.warm_up_s), port=arguments.port)
