@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from aegis_sim.questions import COLOURS, SHAPES, Scene, SceneObject, draw_objects, label
+from aegis_sim.questions import Scene, SceneObject, View, draw_objects, label
 
 _INK = {
     "red": (215, 30, 35),
@@ -26,21 +26,13 @@ _RADIUS = (0.075, 0.125)  # of an object, in image widths
 _CLEARANCE = 0.85  # two objects overlap by no more than this leaves of the sum of their radii
 
 
-class Drawing(NamedTuple):
-    """image uint8 [S, S, 3], labels uint8 [S, S] (see `questions.label`), and what they show."""
-
-    image: np.ndarray
-    labels: np.ndarray
-    scene: Scene
-
-
 class _Spot(NamedTuple):
     x: float
     y: float
     radius: float
 
 
-def draw(rng: np.random.Generator, size: int) -> Drawing:
+def draw(rng: np.random.Generator, size: int) -> View:
     """Draw one scene of 1 to 4 objects, `size` pixels square."""
     pairs = draw_objects(rng)
     spots = _place(rng, len(pairs))
@@ -60,7 +52,7 @@ def draw(rng: np.random.Generator, size: int) -> Drawing:
         SceneObject(colour, shape, spot.x, spot.y, float((labels == label(colour, shape)).mean()))
         for (colour, shape), spot in zip(pairs, spots, strict=True)
     )
-    return Drawing(np.clip(image, 0, 255).astype(np.uint8), labels, Scene(objects))
+    return View(np.clip(image, 0, 255).astype(np.uint8), labels, Scene(objects))
 
 
 def _place(rng: np.random.Generator, count: int) -> list[_Spot]:
@@ -182,9 +174,8 @@ def _cylinder(rng: np.random.Generator, spot: _Spot) -> list[_Face]:
     x, y = spot.x, spot.y
     half, lid = 0.66 * spot.radius, rng.uniform(0.2, 0.34) * spot.radius
     top, bottom = y - spot.radius + lid, y + spot.radius - lid
+    rim = [(x + half * np.cos(angle), bottom + lid * np.sin(angle)) for angle in np.linspace(0, np.pi, 9)]
     return [
-        ("ellipse", [(x - half, bottom - lid), (x + half, bottom + lid)], 0.8),
-        ("polygon", [(x - half, top), (x + half, top), (x + half, bottom), (x - half, bottom)], 0.8),
-        ("ellipse", [(x - half, bottom - lid + 1), (x + half, bottom + lid - 1)], 0.8),
+        ("polygon", [(x - half, top), (x + half, top), *rim], 0.8),
         ("ellipse", [(x - half, top - lid), (x + half, top + lid)], 1.2),
     ]

@@ -1,7 +1,7 @@
 """VQA sets: images, label images and questions with their answers, in one HDF5 file.
 
-Image `i` of a set depends on (split, task, seed, i) and on nothing else: not on how many workers shared the work, nor on
-the images before it. What is recorded and what is evaluated never share a seed (see `aegis_sim.tasks.episode_seed`).
+Image `i` of a set depends on (split, task, seed, i) and on nothing else: not on how many workers shared the work, nor
+on the images before it. What is recorded and what is evaluated never share a seed (see `aegis_sim.tasks.episode_seed`).
 
     images/front     uint8 [N, S, S, 3]      images/wrist likewise, where there is a robot
     labels/front     uint8 [N, S, S]         0 nothing, else 1 + colour * 3 + shape; labels/wrist likewise
@@ -16,10 +16,8 @@ import json
 import logging
 import multiprocessing
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +25,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from aegis_sim.questions import COLOURS, SHAPES, VOCABULARY, Question, Scene, questions
+from aegis_sim.questions import COLOURS, SHAPES, VOCABULARY, Question, View, questions
 from aegis_sim.tasks import episode_seed
 
 log = logging.getLogger(__name__)
@@ -37,15 +35,6 @@ SOURCES = {"questions": "robosuite", "drawn": "drawn"}
 
 _CHUNK = 16  # images a worker makes at a time
 _PACKAGES = {"robosuite": ("robosuite", "mujoco", "numpy"), "drawn": ("pillow", "numpy")}
-
-
-@dataclass(frozen=True)
-class View:
-    """What one camera gives: image uint8 [S, S, 3], labels uint8 [S, S], and what they show."""
-
-    image: np.ndarray
-    labels: np.ndarray
-    scene: Scene
 
 
 Sample = dict[str, View]  # camera -> view
@@ -64,6 +53,9 @@ def record_questions(
 
     Args:
         task: "questions" (robosuite scenes, front and wrist camera) or "drawn".
+        episodes: number of scenes.
+        output: the HDF5 file; its folder is made when it is missing.
+        seed: of the whole set.
         size: side of the images in pixels.
         workers: processes that render; the file is the same for any number of them.
         split: "record" for training, "eval" for measuring.
@@ -88,7 +80,7 @@ def record_questions(
                     _append(file, rows, done, episodes)
                     done += len(rows)
                     progress.update(len(rows))
-        os.replace(partial, output)
+        partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
     log.info("wrote %d scenes to %s", episodes, output)
@@ -127,7 +119,7 @@ def _generator(task: str, size: int) -> Callable[[np.random.Generator], Sample]:
     if task == "drawn":
         from aegis_sim.drawn import draw
 
-        return lambda rng: {"front": View(*draw(rng, size))}
+        return lambda rng: {"front": draw(rng, size)}
     from aegis_sim.scenes import SceneRenderer
 
     return SceneRenderer(size).sample
@@ -152,7 +144,9 @@ class _Maker:
         row: dict[str, np.ndarray | str] = {}
         for camera, view in sample.items():
             row[f"images/{camera}"], row[f"labels/{camera}"] = view.image, view.labels
-            row["questions" if camera == "front" else f"{camera}_questions"] = _encode(questions(view.scene, rng))
+            row["questions" if camera == "front" else f"{camera}_questions"] = _encode(
+                questions(view.scene, rng) if view.scene else []
+            )
         return row
 
 
@@ -186,13 +180,3 @@ def _sampler(
     pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker, (task, size, split, seed))
     with pool:
         yield lambda chunks: pool.imap(_work, chunks)
-
-
-def answer_counts(path: Path, dataset: str = "questions") -> dict[str, dict[str, dict[str, int]]]:
-    """Family -> question text -> answer -> how often, over a whole set: what the balance of a set is judged by."""
-    counts: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
-    with h5py.File(path) as file:
-        for row in file[dataset].asstr()[:]:
-            for text, answer, family in json.loads(row):
-                counts[family][text][answer] += 1
-    return counts

@@ -133,6 +133,17 @@ class Scene:
         return all(thing.seen or thing.visible == 0 for thing in self.objects)
 
 
+class View(NamedTuple):
+    """What one camera gives: image uint8 [S, S, 3], labels uint8 [S, S] (see `label`) and what they show.
+
+    The scene is None where a reader of the picture could argue about what it shows.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    scene: Scene | None
+
+
 class Question(NamedTuple):
     text: str
     answer: str
