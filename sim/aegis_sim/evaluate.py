@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aegis_policy import Observation, Policy, PolicyInfo
+from aegis_policy import Camera, Observation, Policy, PolicyInfo
 from aegis_sim import tasks
 from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES, PickEnv
 from aegis_sim.film import compose, encode_webp
@@ -93,12 +93,10 @@ def evaluate_questions(policy: Policy, task: str, scenes: int, seed: int) -> Eva
 
 def check_fit(info: PolicyInfo, env: PickEnv, replan_every: int) -> None:
     """Raise ValueError, saying what differs, unless the policy is one for this environment's robot and cameras."""
-    images = env.observation_space["images"]
+    given_cameras = [Camera(name, env.image_size, env.image_size) for name in env.cameras]
     for camera in info.cameras:
-        shape = (camera.height, camera.width, 3)
-        if camera.name not in images.spaces or images[camera.name].shape != shape:
-            has = {name: list(space.shape) for name, space in images.spaces.items()}
-            raise ValueError(f"the policy wants camera '{camera.name}' {list(shape)}; the task has {has}")
+        if camera not in given_cameras:
+            raise ValueError(f"the policy wants {camera}; the task has {given_cameras}")
     for what, wanted, given in (
         ("state", info.state, STATE_FEATURES),
         ("actions", info.actions, ACTION_FEATURES),
@@ -165,7 +163,9 @@ def _action_seed(seed: int, step: int) -> int:
 
 
 def _frame(env: PickEnv, observation: Mapping[str, Any]) -> np.ndarray:
-    return compose(env.render(), observation["images"])
+    view = env.render()
+    assert view is not None  # `evaluate` makes environments that can be looked at
+    return compose(view, observation["images"])
 
 
 def _failure(info: Mapping[str, Any]) -> str | None:
