@@ -39,3 +39,48 @@ def record(
     record_demonstrations(
         task, episodes, output, seed=seed, noise=noise, short_fraction=short_fraction, workers=workers
     )
+
+
+def evaluate(
+    checkpoint: str | None = None,
+    task: str = "pick",
+    episodes: int = 50,
+    seed: int = 0,
+    replan_every: int = 4,
+    json: Path | None = None,
+    report: Path | None = None,
+    videos: int | None = None,
+) -> None:
+    """Measure a policy closed loop: how often it succeeds, takes the right object and answers what it is asked.
+
+    Prints the rates with their 95% Wilson intervals. The same arguments give the same numbers. "questions" and "drawn"
+    are scenes with nothing to move: only answers are measured, beside what answering blindly would get.
+
+    Args:
+        checkpoint: folder, hub name or URL of a running server; the policy that ships with this package if left out.
+        task: "pick", "pick-moved-camera", "questions" or "drawn".
+        episodes: how many unseen episodes (or scenes).
+        seed: which ones; evaluations never meet recordings, whatever the seeds.
+        replan_every: how many actions of each chunk are carried out before the policy is asked again.
+        json: file for the rates, the settings and what happened in every episode.
+        report: HTML file with films of the episodes; its figures go into --json, or NAME.json beside it.
+        videos: how many episodes to film, from the first; 12 for a report, else none.
+    """
+    import shlex
+    import sys
+
+    from aegis_policy.inference.load import load_policy
+    from aegis_sim.evaluate import evaluate as run
+    from aegis_sim.report import text_table, write_report
+
+    if videos is None:
+        videos = 12 if report else 0
+    if report and json is None:
+        json = report.with_suffix(".json")
+    evaluation = run(load_policy(checkpoint), task, episodes, seed, replan_every=replan_every, videos=videos)
+    command = shlex.join(["aegis", *sys.argv[1:]])
+    print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
+    if json:
+        evaluation.save(json, command)
+    if report and json:
+        write_report(report, f"{evaluation.policy.model}: {task}", {"measured": json}, commands=[command])

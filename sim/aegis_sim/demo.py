@@ -29,6 +29,7 @@ TRAINING_STEPS = 400
 EPISODES = 40  # before, and the same ones after
 FILMS = 12
 SEED = 0
+WORKERS = 2  # processes that record
 FOLDER = Path("runs/demo")
 START_UP_S = 120.0  # the longest a server may take until it answers
 
@@ -50,7 +51,10 @@ def main() -> None:
     demonstrations, policy = FOLDER / "demonstrations.hdf5", FOLDER / "policy"
     results = {"before": FOLDER / "before.json", "after": FOLDER / "after.json"}
     try:
-        _run("record", "--task", TASK, "--episodes", DEMONSTRATIONS, "--output", demonstrations)
+        _run(
+            *("record", "--task", TASK, "--episodes", DEMONSTRATIONS, "--workers", WORKERS),
+            *("--output", demonstrations),
+        )
         _evaluate_served(results["before"])
         _run(
             *("train", "--dataset", demonstrations, "--method", METHOD, "--steps", TRAINING_STEPS),

@@ -21,7 +21,6 @@ from aegis_policy import Camera, Observation, Policy, PolicyInfo
 from aegis_sim import tasks
 from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES, PickEnv
 from aegis_sim.film import compose, encode_webp
-from aegis_sim.question_sets import SOURCES
 from aegis_sim.questions import questions
 from aegis_sim.quiz import CAMERA, Asked, BlindBaselines, ask, pick_questions, question_scenes
 from aegis_sim.results import Episode, Evaluation, Rollout
@@ -51,7 +50,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"{episodes} episodes: expected at least 1")
-    if task in SOURCES:
+    if task in tasks.QUESTION_TASKS:
         return evaluate_questions(policy, task, episodes, seed)
     seeds = [tasks.episode_seed("eval", seed, index) for index in range(episodes)]
     size = next((camera.height for camera in policy.info.cameras if camera.name == CAMERA), IMAGE_SIZE)
