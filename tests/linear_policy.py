@@ -29,10 +29,10 @@ from aegis_policy.policy import (
 class LinearPolicy:
     """Actions are a fixed linear map of the state and the images' mean colours, plus noise of the seed.
 
-    Asked for the mean colour, it answers with it; asked how many answers were given up, with the number of its
-    generators that were closed before their end; asked to count, it counts slowly and for long. The instruction
-    "break" makes it fail as a policy with a bug does, "diverge" makes it give actions that are not numbers; the
-    question "break midway?" makes it fail after the first word.
+    Its answer is the mean of each image. Asked how many answers were given up, it says how many of its generators were
+    closed before their end; asked to count, it counts slowly and for long. The instruction "break" makes it fail as a
+    policy with a bug does, "diverge" makes it give actions that are not numbers; the question "break midway?" makes it
+    fail after the first word. With a `gate`, it acts once that file exists.
     """
 
     info = PolicyInfo(
@@ -46,8 +46,8 @@ class LinearPolicy:
         checkpoint="0" * 64,
     )
 
-    def __init__(self, warm_up_s: float = 0.0) -> None:
-        self.warm_up_s = warm_up_s
+    def __init__(self, gate: Path | None = None) -> None:
+        self.gate = gate
         self.given_up = 0
         inputs = len(self.info.state) + 3 * len(self.info.cameras)
         outputs = self.info.horizon * len(self.info.actions)
@@ -57,8 +57,10 @@ class LinearPolicy:
         check_observation(self.info, observation)
         if observation.instruction == "break":
             raise RuntimeError("a bug in the policy")
-        time.sleep(self.warm_up_s)
-        self.warm_up_s = 0.0
+        while self.gate and not self.gate.exists():
+            time.sleep(0.01)
+        if self.gate and "break" in self.gate.read_text():
+            raise RuntimeError("a gate that breaks")
         colours = [observation.images[camera.name].mean(axis=(0, 1)) / 255 for camera in self.info.cameras]
         actions = self.weights @ np.concatenate([observation.state, *colours]).astype(np.float32)
         actions += 0.01 * np.random.default_rng(seed).normal(size=actions.shape).astype(np.float32)
@@ -129,7 +131,7 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
-    parser.add_argument("--warm-up-s", type=float, default=0.0)
+    parser.add_argument("--gate", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    run(LinearPolicy(arguments.warm_up_s), port=arguments.port)
+    run(LinearPolicy(arguments.gate), port=arguments.port)

@@ -7,8 +7,12 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from aegis_policy import Policy
+
+if TYPE_CHECKING:
+    import uvicorn
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +46,19 @@ def run(policy: Policy, host: str = "127.0.0.1", port: int = 8000) -> None:
         access_log=False,  # a robot asks ten times a second
         timeout_graceful_shutdown=GRACE_S,
     )
-    listener = config.bind_socket()
-    # asyncio sets this only on sockets it made itself; without it Nagle's algorithm holds every answer back for 40 ms.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener = listen(config)
     _say_how(policy, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then hands the signal on to this
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(config: uvicorn.Config) -> socket.socket:
+    """The socket of `config`, bound; exits with an error when it cannot be had."""
+    listener = config.bind_socket()
+    # asyncio sets this only on sockets it made itself; without it Nagle's algorithm holds every answer back for 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _say_how(policy: Policy, url: str) -> None:

