@@ -35,20 +35,31 @@ class Prefix:
         return Prefix([(k.detach(), v.detach()) for k, v in self.keys_values], self.valid, self.hidden.detach())
 
 
+def new_vlm(config: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
+    """A PaliGemma with fresh weights."""
+    return PaliGemmaForConditionalGeneration._from_config(config, attn_implementation="eager")
+
+
 class Backbone(nn.Module):
     """PaliGemma (SigLIP vision tower, Gemma 2 language model) as transformers has it, unpatched.
 
     Args:
-        vlm: its configuration, of any size.
+        vlm: the model, of any size, with eager attention (Gemma 2's softcap has no other on a CPU).
     """
 
-    def __init__(self, vlm: PaliGemmaConfig):
+    def __init__(self, vlm: PaliGemmaForConditionalGeneration):
         super().__init__()
-        self.vlm = PaliGemmaForConditionalGeneration._from_config(vlm, attn_implementation="eager")
+        self.vlm = vlm
 
     @property
     def language_model(self) -> nn.Module:
         return self.vlm.model.language_model
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens one image becomes."""
+        vision = self.vlm.config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2
 
     def embed(self, images: Tensor, ids: Tensor) -> Tensor:
         """[B, K, 3, S, S] images in [-1, 1] and [B, T] token ids -> [B, K*N + T, W], images first."""

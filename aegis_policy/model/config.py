@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PaliGemmaConfig
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 96
 """Pixels on a side of the images that aegis-tiny reads."""
-PATCH_SIZE = 8
+PATCH_SIZE = 12
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExpertConfig:
 
 
 def tiny_vlm(vocab_size: int, image_token: int, pad: int = 0, bos: int = 2, eos: int = 1) -> PaliGemmaConfig:
-    """PaliGemma 2 small enough for two CPU cores: 64 px images, 64 tokens each, six language layers of width 128."""
+    """PaliGemma 2 small enough for two CPU cores: 96 px images of 64 tokens, six language layers of width 128."""
     width = 128
     tokens = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
     vision: dict[str, Any] = {

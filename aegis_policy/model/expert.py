@@ -77,7 +77,7 @@ class ActionExpert(nn.Module):
             noisy: [B, M, H, A], M noisy chunks that share the prefix.
             time: [B, M] in (0, 1]; 1 is noise, 0 is action.
         """
-        b, m, h, _ = noisy.shape
+        _, m, h, _ = noisy.shape
         actions = self.action_in(noisy)  # (B, M, H, W)
         when = time_embedding(time, self.config.width).to(actions.dtype)[:, :, None].expand_as(actions)
         actions = self.time_out(F.silu(self.time_in(torch.cat([actions, when], dim=-1))))

@@ -5,9 +5,11 @@ Everything here is in normalised units; `inference` knows about metres and radia
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
-from transformers import PaliGemmaConfig
+from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.model.backbone import Backbone, Prefix
 from aegis_policy.model.config import ExpertConfig
@@ -20,13 +22,31 @@ class AegisPolicy(Backbone):
     """A backbone that also acts.
 
     Args:
-        vlm: configuration of the PaliGemma backbone, of any size.
+        vlm: the PaliGemma backbone, of any size.
         expert: sizes of the action expert.
     """
 
-    def __init__(self, vlm: PaliGemmaConfig, expert: ExpertConfig):
+    def __init__(self, vlm: PaliGemmaForConditionalGeneration, expert: ExpertConfig):
         super().__init__(vlm)
         self.expert = ActionExpert(expert, self.vlm.config.text_config)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, expert: ExpertConfig | None = None) -> AegisPolicy:
+        """A policy of ours, or a VLM in PaliGemma's layout with a fresh expert; a local folder or a hub name.
+
+        Args:
+            expert: sizes of the fresh expert; needed for a VLM, refused for a policy, which has its own.
+
+        Raises:
+            FileNotFoundError, OSError: nothing to load there.
+            ValueError: `expert` is missing or superfluous, or the weights do not fit.
+        """
+        from aegis_policy.model import checkpoint
+
+        source = checkpoint.resolve(source)
+        if checkpoint.is_policy(source) != (expert is None):
+            raise ValueError(f"{source}: give `expert` for a VLM, and none for a policy")
+        return checkpoint.load(source).policy if expert is None else cls(checkpoint.load_vlm(source), expert)
 
     def flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Flow-matching error per element, [B, M, H, A] (pi0, eq. 1, with t = 1 as noise).

@@ -1,0 +1,96 @@
+"""Visual question answering sets: images with the questions one may ask about them, and their true answers.
+
+One HDF5 file holds `images/<camera>` uint8 [N, H, W, 3], optionally `labels/<camera>` uint8 [N, H, W] (which object a
+pixel shows, 0 for none) and `questions`, a JSON list of [text, answer, family] per image (see docs/data.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+UNSCORED = "point"
+"""The family that is trained on and not scored: its answers are coordinates."""
+
+
+class Question(NamedTuple):
+    text: str
+    answer: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one scene: images uint8 [K, H, W, 3], text, answer, family."""
+
+    images: np.ndarray
+    question: Question
+
+
+class VQASet:
+    """A question set, held in memory.
+
+    Args:
+        path: HDF5 file as written by `aegis record --task questions` or `--task drawn`.
+
+    Raises:
+        ValueError: the file is not a question set, or its parts do not fit together; says which.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with h5py.File(self.path, "r") as file:
+            for name in ("images", "questions"):
+                if name not in file:
+                    raise ValueError(f"{path}: not a question set: '{name}' is missing (has {sorted(file)})")
+            self.cameras = sorted(file["images"])  # front before wrist
+            self.images = {name: file["images"][name][:] for name in self.cameras}
+            self.labels = {name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {}
+            rows = [json.loads(row) for row in file["questions"].asstr()[:]]
+            self.source = str(file.attrs.get("source", self.path.stem))
+        self.questions = [[Question(*entry) for entry in row] for row in rows]
+        for name, images in (self.images | self.labels).items():
+            if len(images) != len(self.questions):
+                raise ValueError(f"{path}: {len(images)} images of '{name}' but {len(self.questions)} question lists")
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def texts(self) -> Iterator[str]:
+        """Every question and every answer: what a word-level tokenizer must know."""
+        for row in self.questions:
+            for question in row:
+                yield question.text
+                yield question.answer
+
+    def stack(self, rows: np.ndarray, cameras: list[str], *, labels: bool = False) -> np.ndarray:
+        """Images uint8 [B, K, H, W, 3], or label images [B, K, H, W], of some rows."""
+        source = self.labels if labels else self.images
+        return np.stack([source[name][rows] for name in cameras], axis=1)
+
+    def samples(self, count: int, seed: int = 0, cameras: list[str] | None = None) -> list[Sample]:
+        """`count` scored questions, the same ones every time, spread evenly over the families.
+
+        Args:
+            cameras: which images a question is asked about; the first camera alone when None.
+        """
+        rng = np.random.default_rng(seed)
+        by_family: dict[str, list[tuple[int, Question]]] = {}
+        for row, questions in enumerate(self.questions):
+            for question in questions:
+                if question.family != UNSCORED:
+                    by_family.setdefault(question.family, []).append((row, question))
+        chosen: list[tuple[int, Question]] = []
+        families = sorted(by_family, key=lambda family: len(by_family[family]))
+        for left, family in zip(range(len(families), 0, -1), families, strict=True):
+            pool = by_family[family]
+            share = min((count - len(chosen)) // left, len(pool))
+            chosen += [pool[i] for i in sorted(rng.choice(len(pool), share, replace=False))]
+        names = cameras or self.cameras[:1]
+        return [Sample(self.stack(np.array([row]), names)[0], question) for row, question in chosen]

@@ -1,0 +1,86 @@
+"""The torch backend: a checkpoint behind the `Policy` contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aegis_policy.model.backbone import Prefix
+from aegis_policy.model.checkpoint import Checkpoint, load
+from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
+
+MAX_ANSWER_TOKENS = 32
+
+
+class TorchPolicy:
+    """Acts and answers with a checkpoint's weights. Not thread-safe: one caller at a time.
+
+    Args:
+        checkpoint: as `aegis_policy.model.checkpoint.load` gives it.
+        device: where to compute; a CUDA GPU where there is one when None.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._policy = checkpoint.policy.to(self.device).eval()
+        self._processor, self._info, self._stats = checkpoint.processor, checkpoint.info, checkpoint.norm_stats
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
+        """A folder, a training folder (its newest checkpoint), or None for the policy that ships."""
+        return cls(load(source), device)
+
+    @property
+    def info(self) -> PolicyInfo:
+        return self._info
+
+    @torch.inference_mode()
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        """See `Policy.act`."""
+        check_observation(self._info, observation)
+        prefix = self._encode(observation.images, observation.instruction)
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        noise = torch.randn(1, self._info.horizon, len(self._info.actions), generator=generator)
+        state = self._stats.state.normalize(np.asarray(observation.state, np.float64)[None])
+        actions = self._policy.denoise(
+            prefix, torch.as_tensor(state, dtype=torch.float32, device=self.device), noise.to(self.device)
+        )
+        actions = self._stats.actions.unnormalize(actions[0].cpu().double().numpy())
+        return ActionChunk(actions.astype(np.float32), observation.stamp)
+
+    def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
+        """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
+        check_images(self._info, images, all_cameras=False)
+        if not question.strip():
+            raise ObservationError("question: empty; ask something, for example 'how many objects are there?'")
+        return self._answer(images, question)
+
+    def _answer(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
+        ids: list[int] = []
+        said = ""
+        with torch.inference_mode():
+            tokens = self._policy.decode(self._encode(images, question), MAX_ANSWER_TOKENS)
+        while True:
+            with torch.inference_mode():  # entered for one token at a time: the caller's code runs in between
+                token = next(tokens, None)
+            if token is None:
+                return
+            ids.append(int(token))
+            text = self._processor.text(ids)
+            if text != said:
+                yield text[len(said) :]
+                said = text
+
+    def _encode(self, images: Mapping[str, np.ndarray], prompt: str) -> Prefix:
+        """Cameras in the order of `info`, whatever the order they come in."""
+        pictures = [images[camera.name] for camera in self._info.cameras if camera.name in images]
+        pixels = torch.stack([self._processor.images(picture) for picture in pictures])
+        ids, valid = self._processor.prompt([prompt])
+        return self._policy.encode(pixels[None].to(self.device), ids.to(self.device), valid.to(self.device))

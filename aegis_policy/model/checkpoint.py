@@ -1,0 +1,165 @@
+"""Checkpoints as folders: safetensors and JSON only, so that loading one never runs code.
+
+A policy's folder holds config.json, model.safetensors, the tokenizer and image settings of its VLM and
+norm_stats.json (docs/checkpoint.md). A VLM's folder is PaliGemma's own, as Hugging Face lays it out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+from aegis_policy.data.normalize import NormStats
+from aegis_policy.model.backbone import Backbone, new_vlm
+from aegis_policy.model.config import ExpertConfig, expert_for
+from aegis_policy.model.policy import AegisPolicy
+from aegis_policy.model.processor import Processor
+from aegis_policy.policy import PolicyInfo
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL_TYPE = "aegis"
+LAST = Path("checkpoints", "last", "pretrained_model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a policy is: weights, words, and what its numbers mean.
+
+    `info.checkpoint` is the SHA-256 of the weights' file, empty while there is none.
+    """
+
+    policy: AegisPolicy
+    processor: Processor
+    info: PolicyInfo
+    norm_stats: NormStats
+
+
+def asset(name: str) -> Path:
+    """Folder of a checkpoint that ships inside the package: "aegis-tiny" (policy) or "aegis-tiny-vlm"."""
+    return Path(str(files("aegis_policy") / "assets" / name))
+
+
+def resolve(source: str | Path | None) -> str:
+    """A training folder -> its newest checkpoint; None -> the shipped policy; anything else as it is.
+
+    Raises:
+        FileNotFoundError: it looks like a path and holds no checkpoint.
+    """
+    if source is None:
+        return str(asset("aegis-tiny"))
+    path = Path(source)
+    if (path / CONFIG).is_file():
+        return str(path)
+    if (path / LAST / CONFIG).is_file():
+        return str((path / LAST).resolve())  # pin it: training may move on
+    if path.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
+        raise FileNotFoundError(f"{source}: no checkpoint here (neither {CONFIG} nor {LAST})")
+    return str(source)  # a name on the hub
+
+
+def is_policy(source: str) -> bool:
+    """Whether a resolved source is a policy of ours rather than a VLM."""
+    config = Path(source, CONFIG)
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == MODEL_TYPE
+
+
+def save(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Write a policy's folder; atomicity is the caller's business (`training.state`)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    policy = checkpoint.policy
+    config = {
+        "model_type": MODEL_TYPE,
+        "vlm": policy.vlm.config.to_dict(),
+        "expert": asdict(policy.expert.config),
+        "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    tied = policy.vlm.lm_head.weight is policy.vlm.get_input_embeddings().weight
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in policy.state_dict().items()
+        if not (tied and name == "vlm.lm_head.weight")
+    }
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    checkpoint.processor.save_pretrained(folder)
+    checkpoint.norm_stats.save(folder)
+
+
+def load(source: str | Path | None) -> Checkpoint:
+    """Load a policy: a checkpoint's folder, a training folder (its newest), or None for the one that ships.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it is a VLM without an action expert, or its weights do not fit its configuration; says which.
+    """
+    folder = Path(resolve(source))
+    if not is_policy(str(folder)):
+        raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
+    config = json.loads((folder / CONFIG).read_text())
+    policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
+    weights = load_file(folder / WEIGHTS)
+    missing, unexpected = policy.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if name != "vlm.lm_head.weight"]
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder / WEIGHTS}: missing {missing[:3]}, unexpected {unexpected[:3]}: not this model's weights"
+        )
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": digest})
+    return Checkpoint(policy.eval(), Processor.from_pretrained(folder), info, NormStats.load(folder))
+
+
+def load_vlm(source: str | Path) -> PaliGemmaForConditionalGeneration:
+    """A VLM from a folder or hub name in PaliGemma's layout, float32.
+
+    Raises:
+        OSError: there is nothing to load.
+    """
+    return PaliGemmaForConditionalGeneration.from_pretrained(
+        str(source), attn_implementation="eager", dtype=torch.float32
+    )
+
+
+def load_backbone(source: str | Path | None) -> tuple[Backbone, Processor]:
+    """A VLM as `load_vlm`, or the backbone of a policy of ours.
+
+    Raises:
+        OSError: there is nothing to load.
+    """
+    source = resolve(source)
+    if is_policy(source):
+        checkpoint = load(source)
+        return checkpoint.policy, checkpoint.processor
+    return Backbone(load_vlm(source)).eval(), Processor.from_pretrained(source)
+
+
+def start_policy(source: str | Path | None, info: PolicyInfo, norm_stats: NormStats) -> Checkpoint:
+    """Where fine-tuning begins: a policy goes on with its own expert and statistics; a VLM gets a fresh expert.
+
+    Args:
+        source: as `load`, or a VLM as `load_vlm`.
+        info, norm_stats: of the new data: cameras, features, horizon, rate, instructions.
+
+    Raises:
+        ValueError: a policy whose cameras, state, actions or rate are not those of the data.
+    """
+    source = resolve(source)
+    if not is_policy(source):
+        vlm = load_vlm(source)
+        policy = AegisPolicy(vlm, expert_for(vlm.config, len(info.state), len(info.actions), info.horizon))
+        return Checkpoint(policy, Processor.from_pretrained(source), info, norm_stats)
+    checkpoint = load(source)
+    for part in ("cameras", "state", "actions", "control_hz"):
+        ours, theirs = getattr(checkpoint.info, part), getattr(info, part)
+        if ours != theirs:
+            raise ValueError(f"{source}: its {part} are {ours}, the data's are {theirs}")
+    instructions = tuple(dict.fromkeys(checkpoint.info.instructions + info.instructions))
+    return replace(checkpoint, info=replace(checkpoint.info, model=info.model, instructions=instructions))

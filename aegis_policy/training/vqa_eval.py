@@ -1,0 +1,59 @@
+"""How well a backbone still answers: exact match and cross-entropy on a fixed set of questions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from aegis_policy.data.packing import IGNORE, pack
+from aegis_policy.data.vqa import Sample
+from aegis_policy.model.backbone import Backbone
+from aegis_policy.model.processor import Processor
+
+
+@dataclass(frozen=True)
+class VQAScore:
+    """Exact match over all questions and per family, and mean cross-entropy per answer token."""
+
+    accuracy: float
+    cross_entropy: float
+    families: dict[str, float]
+    n: int
+
+
+@torch.no_grad()
+def score(backbone: Backbone, processor: Processor, samples: Sequence[Sample], batch_size: int = 64) -> VQAScore:
+    """Teacher-forced: an answer is right when each of its tokens, <eos> included, is the most likely one.
+
+    That is exactly when greedy decoding would give the answer, at the cost of one forward pass.
+
+    Args:
+        samples: all with the same number of images.
+    """
+    was_training = backbone.training
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    right: dict[str, list[bool]] = defaultdict(list)
+    total, tokens = 0.0, 0
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        images = processor.images(np.stack([sample.images for sample in batch])).to(device)
+        n = images.shape[1] * backbone.image_tokens
+        packed = pack([[sample.question] for sample in batch], processor, n)
+        embeds = backbone.embed(images, packed.ids.to(device))
+        hidden = backbone.read(embeds, packed.allowed.to(device), packed.place.to(device))
+        logits, labels = backbone.logits(hidden[:, n:]), packed.labels.to(device)
+        correct = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE)).all(dim=1)
+        for sample, is_right in zip(batch, correct.tolist(), strict=True):
+            right[sample.question.family].append(is_right)
+        total += F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum").item()
+        tokens += int((labels != IGNORE).sum())
+    backbone.train(was_training)
+    families = {family: float(np.mean(hits)) for family, hits in sorted(right.items())}
+    everything = [hit for hits in right.values() for hit in hits]
+    return VQAScore(float(np.mean(everything)), total / tokens, families, len(everything))
