@@ -1,0 +1,140 @@
+"""The anchor of AEGIS: what the hidden states of the pre-trained VLM look like, layer by layer (arXiv 2604.16067).
+
+For each transformer layer of the language model, the mean and the standard deviation of every channel over the valid
+tokens of many (images, question) prefixes: a diagonal Gaussian, computed once before fine-tuning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from aegis_policy.model.backbone import Backbone
+from aegis_policy.training.device import autocast
+
+FILE = "anchor.safetensors"
+_SMALLEST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Mean and standard deviation of each of W channels after each of L layers, float32 [L, W], over `tokens` tokens."""
+
+    mean: Tensor
+    std: Tensor
+    tokens: int
+
+    def save(self, path: str | Path) -> None:
+        save_file(
+            {"mean": self.mean.contiguous(), "std": self.std.contiguous()},
+            path,
+            metadata={"format": "pt", "anchor": json.dumps({"tokens": self.tokens})},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Anchor:
+        """Read an anchor file.
+
+        Raises:
+            ValueError: the file is not an anchor.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such anchor; make one with 'aegis anchor'")
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["anchor"])
+                return cls(file.get_tensor("mean"), file.get_tensor("std"), about["tokens"])
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: not an anchor file: {error!r}") from error
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise ValueError unless the anchor is of a backbone with as many layers and channels."""
+        text = backbone.vlm.config.text_config
+        expected = (text.num_hidden_layers, text.hidden_size)
+        if tuple(self.mean.shape) != expected or tuple(self.std.shape) != expected:
+            raise ValueError(
+                f"the anchor is of another backbone: {list(self.mean.shape)} layers and channels, "
+                f"this backbone has {list(expected)}; make its own with 'aegis anchor'"
+            )
+
+    def to(self, device: torch.device) -> Anchor:
+        return Anchor(self.mean.to(device), self.std.to(device), self.tokens)
+
+
+@contextmanager
+def record_layers(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
+    """Within the block, each forward pass leaves the outputs of `layers` in the list, [B, P, W] each, graph included."""
+    outputs: list[Tensor] = []
+
+    def first(*_: object) -> None:
+        outputs.clear()
+
+    def keep(module: nn.Module, args: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    hooks = [layers[0].register_forward_pre_hook(first), *(layer.register_forward_hook(keep) for layer in layers)]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def compute_anchor(backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Anchor:
+    """The anchor of a backbone.
+
+    Args:
+        batches: images [B, K, 3, S, S], prompt ids [B, T] and valid [B, T], as `Backbone.encode` takes them.
+    """
+    was_training = backbone.training
+    backbone.eval()
+    text = backbone.vlm.config.text_config
+    device = next(backbone.parameters()).device
+    total = torch.zeros(text.num_hidden_layers, text.hidden_size, dtype=torch.float64, device=device)
+    squares, tokens = torch.zeros_like(total), 0
+    with record_layers(backbone.language_model.layers) as outputs:
+        for images, ids, valid in batches:
+            with autocast(device):
+                prefix = backbone.encode(images.to(device), ids.to(device), valid.to(device))
+            for layer, hidden in enumerate(outputs):
+                seen = hidden[prefix.valid].double()  # (tokens, W)
+                total[layer] += seen.sum(dim=0)
+                squares[layer] += seen.square().sum(dim=0)
+            tokens += int(prefix.valid.sum())
+    backbone.train(was_training)
+    if not tokens:
+        raise ValueError("no question to compute the anchor from")
+    mean = total / tokens
+    std = (squares / tokens - mean.square()).clamp_min(0).sqrt()
+    return Anchor(mean.float().cpu(), std.float().cpu(), tokens)
+
+
+def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor:
+    """Squared Wasserstein-2 distance of diagonal Gaussians, summed over layers.
+
+        L_ot = sum_l ||mu^_l - mu_l||^2 + ||sigma^_l - sigma_l||^2                              (arXiv 2604.16067)
+
+    A channel that is constant over the batch has no gradient through its deviation, where that of the root is infinite.
+
+    Args:
+        recorded: outputs of the L layers, [B, P, W] each.
+        valid: [B, P] bool, tokens that count.
+        anchor: the fixed side, on the same device.
+    """
+    weight = (valid.float() / valid.sum()).flatten()  # (B*P,)
+    loss = recorded[0].new_zeros((), dtype=torch.float32)
+    for hidden, mean, std in zip(recorded, anchor.mean, anchor.std, strict=True):
+        states = hidden.float().flatten(0, 1)  # (B*P, W)
+        mu = weight @ states
+        sigma = (weight @ (states - mu).square()).clamp_min(_SMALLEST_VARIANCE).sqrt()
+        loss = loss + (mu - mean).square().sum() + (sigma - std).square().sum()
+    return loss
