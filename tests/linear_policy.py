@@ -132,6 +132,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--gate", type=Path)
+    parser.add_argument("--grace-s", type=int, default=5)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    run(LinearPolicy(arguments.gate), port=arguments.port)
+    run(LinearPolicy(arguments.gate), port=arguments.port, grace_s=arguments.grace_s)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 5  # how long running requests may go on after SIGTERM
-
 
 def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve a policy over HTTP until SIGTERM or Ctrl+C.
@@ -32,8 +30,8 @@ def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int = 80
     run(load_policy(checkpoint), host, port)
 
 
-def run(policy: Policy, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve `policy`; returns after Ctrl+C, exits with 0 after SIGTERM."""
+def run(policy: Policy, host: str = "127.0.0.1", port: int = 8000, *, grace_s: int = 5) -> None:
+    """Serve `policy`; returns after Ctrl+C, exits with 0 after SIGTERM; requests then have `grace_s` seconds to end."""
     import uvicorn
 
     from aegis_server.app import create_app
@@ -44,7 +42,7 @@ def run(policy: Policy, host: str = "127.0.0.1", port: int = 8000) -> None:
         port=port,
         log_config=None,  # one format for all: the root logger's
         access_log=False,  # a robot asks ten times a second
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=grace_s,
     )
     listener = listen(config)
     _say_how(policy, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 
@@ -59,6 +60,10 @@ class Guard:
             return
         try:
             await self.app(scope, bounded_receive, named_send)
+        except asyncio.CancelledError:  # the server's time to finish after SIGTERM is over, and so is this task
+            logger.warning("request %s: %s %s ended by the shutdown", request_id, scope["method"], scope["path"])
+            if not begun:
+                await refuse(503, "the server is shutting down")
         except Exception:
             logger.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
             if not begun:

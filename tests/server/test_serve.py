@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import uvicorn
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.policy import PolicyInfo
 from aegis_server.commands import listen
-from aegis_server.schemas import example_observation
+from aegis_server.schemas import act_example, example_observation
 from tests import linear_policy
 from tests.linear_policy import serving
 
@@ -64,6 +66,22 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
         next(answer)
         server.process.send_signal(number)
         assert "wrist" in next(answer)  # what has begun is finished
+        assert server.process.wait(timeout=30) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_who_still_waits_at_the_end_is_told(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with serving(tmp_path / "log", *LINEAR, "--gate", str(gate), "--grace-s", "1") as server:
+        server.wait(503)
+        waiting = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+        waiting.request("POST", "/v1/act", json.dumps(act_example(INFO)), {"content-type": "application/json"})
+        httpx.get(f"{server.url}/healthz")  # once this has come back, the act, sent before, waits behind the warm-up
+        server.process.terminate()
+        response = waiting.getresponse()
+        assert response.status == 503
+        assert json.load(response) == {"detail": "the server is shutting down"}
+        gate.touch()
         assert server.process.wait(timeout=30) == 0
         assert "Traceback" not in server.log.read_text()
 
