@@ -179,7 +179,7 @@ def test_a_server_that_dies_is_a_connection_error(tmp_path: Path) -> None:
 
 
 def ask(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aegis_policy.cli", "ask", *words]
+    command = [str(Path(sys.executable).with_name("aegis")), "ask", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -16,7 +16,7 @@ from aegis_policy import Observation
 from aegis_policy.inference.remote import RemotePolicy
 from tests.linear_policy import serving
 
-AEGIS = (sys.executable, "-m", "aegis_policy.cli")
+AEGIS = str(Path(sys.executable).with_name("aegis"))
 SHIPPED = Path(aegis_policy.__file__).parent / "assets" / "aegis-tiny" / "model.safetensors"
 
 
@@ -24,7 +24,7 @@ SHIPPED = Path(aegis_policy.__file__).parent / "assets" / "aegis-tiny" / "model.
 def test_the_shipped_policy_is_the_same_policy_through_http(tmp_path: Path) -> None:
     from aegis_policy.inference.load import load_policy
 
-    with serving(tmp_path / "log", *AEGIS, "serve") as server:
+    with serving(tmp_path / "log", AEGIS, "serve") as server:
         local = load_policy(None)  # while the server loads its own
         server.wait()
         remote = RemotePolicy(server.url)
@@ -48,7 +48,7 @@ def test_the_shipped_policy_is_the_same_policy_through_http(tmp_path: Path) -> N
 
         first = local.info.cameras[0].name
         Image.fromarray(images[first]).save(tmp_path / "scene.png")
-        command = [*AEGIS, "ask", "--image", str(tmp_path / "scene.png"), "--checkpoint", server.url, question]
+        command = [AEGIS, "ask", "--image", str(tmp_path / "scene.png"), "--checkpoint", server.url, question]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout == "".join(local.ask({first: images[first]}, question)) + "\n"
 
