@@ -30,11 +30,11 @@ EXPECTED_ERRORS = (
 class MissingExtraError(Exception):
     """A command needs an optional package that is not installed; the message says how to install it."""
 
-    def __init__(self, command: EntryPoint, missing: ModuleNotFoundError) -> None:
+    def __init__(self, command: EntryPoint, package: str) -> None:
         advice = f'pip install "aegis-policy[{",".join(command.extras)}]"'
         if "sim" in command.extras:
             advice += " && pip install --no-deps robosuite==1.5.2"
-        super().__init__(f"'aegis {command.name}' needs the package '{missing.name}': {advice}")
+        super().__init__(f"'aegis {command.name}' needs the package '{package}': {advice}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -65,7 +65,7 @@ def _run(args: list[str]) -> None:
     for command in sorted(entry_points(group=GROUP), key=lambda command: command.name):
         try:
             functions[command.name] = _explain_missing(command, command.load())
-        except ModuleNotFoundError as error:
+        except (ImportError, AttributeError) as error:  # one broken command must not take the others with it
             missing[command.name] = _explanation(command, error)
             functions[command.name] = _placeholder(missing[command.name])
     if args and args[0] in missing:  # its arguments are not known, so tyro could not read them
@@ -84,10 +84,12 @@ def _explain_missing(command: EntryPoint, function: Callable[..., Any]) -> Calla
     return run
 
 
-def _explanation(command: EntryPoint, error: ModuleNotFoundError) -> Exception:
+def _explanation(command: EntryPoint, error: Exception) -> Exception:
     """How to install the command's extra, or, where a missing extra cannot be the reason, the error itself."""
-    ours = (error.name or "").split(".")[0].startswith("aegis_")
-    return MissingExtraError(command, error) if command.extras and not ours else error
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not command.extras or not package or package.split(".")[0].startswith("aegis_"):
+        return error
+    return MissingExtraError(command, package)
 
 
 def _placeholder(reason: Exception) -> Callable[[], None]:
