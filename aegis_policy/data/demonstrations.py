@@ -4,6 +4,8 @@ data           attributes control_hz, state_features, action_features (JSON: [[n
 data/demo_N    attribute instruction
   actions      [T, A], SI units         obs/state    [T, S], SI units
   obs/<camera>_image   uint8 [T, H, W, 3], the right way up
+
+Anything else in the files is left alone.
 """
 
 from __future__ import annotations

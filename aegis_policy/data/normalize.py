@@ -1,6 +1,8 @@
 """Normalisation of states and actions, kept in openpi's norm_stats.json.
 
-{"norm_stats": {"state": {"mean", "std", "q01", "q99"}, "actions": {...}}}, one number per dimension
+{"norm_stats": {"state": {"mean", "std", "q01", "q99"}, "actions": {...}}}
+
+with one number per dimension.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FILE = "norm_stats.json"
 SMALLEST_STD = 1e-3
-"""In SI units: 1 mm, 1 mrad. A dimension that moves less is noise, and dividing by its spread would blow the noise up."""
+"""In SI units: 1 mm, 1 mrad. What moves less is noise, and dividing by its spread would blow it up."""
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
@@ -37,7 +39,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray, features: Sequence[Feature]) -> Moments:
-        """Statistics of `values` [N, D]; a near-constant dimension's deviation is raised to SMALLEST_STD, with a warning."""
+        """Statistics of `values` [N, D]; a deviation below SMALLEST_STD is raised to it, with a warning."""
         values = np.asarray(values, np.float64)
         std = values.std(axis=0)
         for feature, spread in zip(features, std, strict=True):
@@ -58,7 +60,7 @@ class Moments:
         return values * _like(self.std, values) + _like(self.mean, values)
 
     def outside(self, other: Moments) -> np.ndarray:
-        """bool [D]: where most of `other`'s data lies more than 3 deviations away, or spreads 5 times as wide."""
+        """Where, as bool [D], most of `other`'s data lies more than 3 deviations away, or spreads 5 times as wide."""
         return (np.abs(other.mean - self.mean) > 3 * self.std) | (other.std > 5 * self.std)
 
 

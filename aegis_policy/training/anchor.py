@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from aegis_policy.data.vqa import Sample, VQASet
 from aegis_policy.model.backbone import Backbone
+from aegis_policy.model.processor import Processor
 from aegis_policy.training.device import autocast
 
 FILE = "anchor.safetensors"
@@ -26,13 +30,14 @@ _SMALLEST_VARIANCE = 1e-12
 
 @dataclass(frozen=True)
 class Anchor:
-    """Mean and standard deviation of each of W channels after each of L layers, float32 [L, W], over `tokens` tokens."""
+    """Mean and standard deviation of W channels after each of L layers, float32 [L, W], over `tokens` tokens."""
 
     mean: Tensor
     std: Tensor
     tokens: int
 
     def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
         save_file(
             {"mean": self.mean.contiguous(), "std": self.std.contiguous()},
             path,
@@ -71,7 +76,7 @@ class Anchor:
 
 @contextmanager
 def record_layers(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """Within the block, each forward pass leaves the outputs of `layers` in the list, [B, P, W] each, graph included."""
+    """Within the block, each forward pass leaves the outputs of `layers` in the list: [B, P, W] each, with graph."""
     outputs: list[Tensor] = []
 
     def first(*_: object) -> None:
@@ -86,6 +91,23 @@ def record_layers(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def anchor_of_sets(
+    backbone: Backbone, processor: Processor, paths: Sequence[str | Path], questions: int, seed: int = 0
+) -> Anchor:
+    """The anchor over `questions` questions, drawn evenly from some question sets, one image each."""
+    samples = [sample for path in paths for sample in VQASet(path).samples(max(1, questions // len(paths)), seed)]
+    return compute_anchor(backbone, _prefixes(processor, samples))
+
+
+def _prefixes(
+    processor: Processor, samples: Sequence[Sample], size: int = 32
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for start in tqdm(range(0, len(samples), size), desc="anchor", unit="batch"):
+        batch = samples[start : start + size]
+        images = processor.images(np.stack([sample.images for sample in batch]))
+        yield images, *processor.prompt([sample.question.text for sample in batch])
 
 
 @torch.no_grad()

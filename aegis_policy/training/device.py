@@ -12,10 +12,7 @@ def default_device() -> torch.device:
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 for the matrix products where the device computes in it, else a context that changes nothing."""
-    if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported()
-    else:
-        supported = device.type == "cpu" and _cpu_has_bf16()
+    supported = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
     return torch.autocast(device.type, torch.bfloat16, enabled=supported)
 
 

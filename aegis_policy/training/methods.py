@@ -3,23 +3,23 @@
 naive           the flow loss flows wherever it likes                                     pi0, arXiv 2410.24164
 stop-gradient   the expert learns, the backbone is left as it is             knowledge insulation, arXiv 2505.23705
 aegis           as naive, minus what would undo the anchor's gradient, layer by layer             arXiv 2604.16067
+
+The forward pass, the architecture and the flow loss are the same for all of them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.training.anchor import Anchor, record_layers, w2_loss
+from aegis_policy.training.config import MethodName
 from aegis_policy.training.device import autocast
 from aegis_policy.training.projection import project
-
-MethodName = Literal["aegis", "naive", "stop-gradient"]
 
 
 @dataclass(frozen=True)

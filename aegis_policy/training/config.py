@@ -1,0 +1,91 @@
+"""The recipe of a fine-tuning run; light, because the command line reads it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+MethodName = Literal["aegis", "naive", "stop-gradient"]
+MAX_VQA_SETS = 3
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Recipe of `aegis train`, kept as train_config.json so that a run can be resumed and repeated.
+
+    Attributes:
+        dataset: Demonstration files (HDF5, robomimic layout) with the same cameras, features and control rate.
+        method: What is done against forgetting: aegis (bends the gradient away from what would undo the anchor), naive
+            (nothing) or stop-gradient (only the expert learns).
+        freeze_vision: Leave vision tower, projector and token embeddings as they are.
+        steps: Optimizer steps.
+        checkpoint: Where to start: a policy, or a VLM in PaliGemma's layout, which gets a fresh expert; folder or hub
+            name. The policy that ships, if left out.
+        anchor: Anchor file for aegis; the start's own anchor.safetensors, if left out.
+        vqa: Up to three question sets whose scores are followed while training.
+        batch_size: B, samples in a step.
+        noise_samples: M, draws of noise and time for each sample; its images and prompt are read once for all of them.
+        learning_rate: Peak for the backbone; warm-up, then cosine to 4%.
+        expert_learning_rate: Peak for the action expert.
+        warmup_steps: Steps of linear warm-up.
+        clip: Largest norm of the whole gradient.
+        augment: Vary the images' brightness and contrast.
+        horizon: H, actions in a chunk of a fresh expert; a policy keeps its own.
+        eval_every: Steps between measurements of VQA; 0 for never.
+        vqa_questions: How many questions of each set are asked then.
+        log_every: Steps between lines of metrics.jsonl.
+        save_every: Steps between checkpoints; the last step is always saved.
+        keep: How many checkpoints stay, the newest; 0 keeps all.
+        seed: Of a fresh expert, the order of samples, noise and augmentation.
+        threads: Of torch on the CPU.
+        compile: Compile the model first: minutes once, then faster steps.
+    """
+
+    dataset: tuple[str, ...] = ()
+    method: MethodName = "aegis"
+    freeze_vision: bool = False
+    steps: int = 2000
+    checkpoint: str | None = None
+    anchor: str | None = None
+    vqa: tuple[str, ...] = ()
+    batch_size: int = 24
+    noise_samples: int = 4
+    learning_rate: float = 4e-4
+    expert_learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    clip: float = 1.0
+    augment: bool = True
+    horizon: int = 10
+    eval_every: int = 250
+    vqa_questions: int = 512
+    log_every: int = 10
+    save_every: int = 250
+    keep: int = 2
+    seed: int = 0
+    threads: int = 1
+    compile: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option, unless the recipe can be followed."""
+        if not self.dataset:
+            raise ValueError("no demonstrations: name at least one file with --dataset")
+        if len(self.vqa) > MAX_VQA_SETS:
+            raise ValueError(f"--vqa takes up to {MAX_VQA_SETS} question sets, got {len(self.vqa)}")
+        lowest = dict.fromkeys(("steps", "batch_size", "noise_samples", "horizon"), 1)
+        lowest |= dict.fromkeys(("log_every", "save_every", "threads", "vqa_questions"), 1)
+        lowest |= dict.fromkeys(("eval_every", "warmup_steps", "keep", "seed"), 0)
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        for name in ("learning_rate", "expert_learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} must be a positive number, got {getattr(self, name)}")
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"

@@ -1,0 +1,149 @@
+"""Checkpoints of a training run that a kill at any moment leaves whole, and what it takes to go on from one.
+
+    DIR/train_config.json
+    DIR/metrics.jsonl                            live
+    DIR/tensorboard/
+    DIR/checkpoints/000500/pretrained_model/     the policy, with train_config.json and metrics.jsonl so far
+    DIR/checkpoints/000500/training_state/       optimizer.safetensors, state.json
+    DIR/checkpoints/last -> 000500
+
+A checkpoint is written under a hidden name beside its place, flushed to disk and renamed: a name of digits is a whole
+checkpoint. Batches are a function of seed and step, so there is no random state to keep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+CHECKPOINTS, LAST = "checkpoints", "last"
+MODEL, STATE = "pretrained_model", "training_state"
+METRICS, CONFIG = "metrics.jsonl", "train_config.json"
+_OPTIMIZER, _PROGRESS = "optimizer.safetensors", "state.json"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a training folder, oldest first."""
+    folder = run / CHECKPOINTS
+    found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def write_checkpoint(run: Path, step: int, fill: Callable[[Path], None], keep: int = 0) -> Path:
+    """Let `fill` write a checkpoint, then make it the last one, all at once.
+
+    Args:
+        fill: writes into the folder it is given.
+        keep: how many of the newest checkpoints to keep; 0 keeps all.
+    """
+    folder = run / CHECKPOINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    place = folder / f"{step:06d}"
+    partial = folder / f".{place.name}.partial"
+    partial.mkdir()
+    fill(partial)
+    _flush(partial)
+    partial.rename(place)
+    _flush_folder(folder)
+    _link(folder, place.name)
+    for old in checkpoints(run)[:-keep] if keep else []:
+        doomed = folder / f".{old.name}.partial"  # first it stops looking whole
+        old.rename(doomed)
+        shutil.rmtree(doomed)
+    return place
+
+
+def adopt_newest(run: Path) -> Path | None:
+    """The newest whole checkpoint, `last` pointing to it: a kill may have come between its rename and its link."""
+    found = checkpoints(run)
+    if not found:
+        return None
+    _sweep(run / CHECKPOINTS)
+    _link(run / CHECKPOINTS, found[-1].name)
+    return found[-1]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    _flush_file(partial)
+    partial.replace(path)
+    _flush_folder(path.parent)
+
+
+def save_training_state(
+    folder: Path, step: int, optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]
+) -> None:
+    """Write the optimizer's moments, by parameter name, and the number of steps done."""
+    folder.mkdir(parents=True)
+    moments = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in names
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, folder / _OPTIMIZER)
+    (folder / _PROGRESS).write_text(json.dumps({"step": step}) + "\n")
+
+
+def load_training_state(
+    folder: Path, optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]
+) -> int:
+    """Put the moments back and return the number of steps done.
+
+    Raises:
+        ValueError: the state is of other parameters.
+    """
+    moments = load_file(folder / _OPTIMIZER)
+    parameters = dict(names)
+    for name, value in moments.items():
+        name, _, key = name.rpartition("/")
+        if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
+            raise ValueError(f"{folder / _OPTIMIZER}: '{name}' {list(value.shape)} is not a parameter of this policy")
+        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+    return int(json.loads((folder / _PROGRESS).read_text())["step"])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left half done."""
+    for path in folder.glob(".*.partial"):
+        path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+
+
+def _link(folder: Path, name: str) -> None:
+    partial = folder / f".{LAST}.partial"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(name)
+    partial.replace(folder / LAST)
+    _flush_folder(folder)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _flush_folder(path)
+        else:
+            _flush_file(path)
+    _flush_folder(folder)
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

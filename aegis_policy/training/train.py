@@ -1,0 +1,237 @@
+"""Fine-tuning: demonstrations and a start in, a folder of checkpoints out.
+
+The loop is the same for every method; `methods` makes the gradients, `batches` the data, `state` what survives a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from aegis_policy.data.demonstrations import Demonstrations
+from aegis_policy.data.vqa import VQASet
+from aegis_policy.model import checkpoint as checkpoints
+from aegis_policy.model.checkpoint import Checkpoint
+from aegis_policy.policy import PolicyInfo
+from aegis_policy.training import anchor as anchors
+from aegis_policy.training import state
+from aegis_policy.training.anchor import Anchor
+from aegis_policy.training.batches import Batches
+from aegis_policy.training.card import model_card
+from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.device import autocast, default_device
+from aegis_policy.training.methods import make_method
+from aegis_policy.training.vqa_eval import score
+
+log = logging.getLogger(__name__)
+
+FINAL_RATE = 0.04
+
+
+def train(config: TrainConfig, output: Path) -> Path:
+    """Fine-tune, and return the folder of the trained policy.
+
+    Args:
+        output: training folder; new, or without a run in it.
+
+    Raises:
+        ValueError, OSError: a setting or a file is wrong; nothing has been written then.
+    """
+    if state.checkpoints(output) or (output / state.CONFIG).exists():
+        raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
+    return _run(config, output, None)
+
+
+def resume(output: Path) -> Path:
+    """Go on with the run in `output` where its newest checkpoint left off, as if it had never stopped.
+
+    Raises:
+        ValueError, OSError: there is no run in `output`, or what it needs is gone.
+    """
+    if not (output / state.CONFIG).is_file():
+        raise FileNotFoundError(f"{output}: no training run here ({state.CONFIG} is missing)")
+    config = TrainConfig.from_json((output / state.CONFIG).read_text())
+    return _run(config, output, state.adopt_newest(output))
+
+
+def _run(config: TrainConfig, output: Path, newest: Path | None) -> Path:
+    config.check()
+    Trainer(config, output, newest).run()
+    return output / state.CHECKPOINTS / state.LAST / state.MODEL
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: linear warm-up times a cosine from 1 to FINAL_RATE."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / max(1, warmup)) * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
+
+
+class Trainer:
+    """A policy, its optimizer and its data in a training folder.
+
+    Args:
+        config: the recipe.
+        output: the training folder.
+        resume: whole checkpoint in it to go on from; None begins at the start.
+    """
+
+    def __init__(self, config: TrainConfig, output: Path, resume: Path | None):
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)  # for a fresh expert's weights; batches have seeds of their own
+        self.config, self.output, self.device = config, output, default_device()
+        dataset = Demonstrations(config.dataset, config.horizon)
+        source = config.checkpoint if resume is None else resume / state.MODEL
+        self.start = self._start(source, dataset, output.resolve().name)
+        dataset.horizon = self.start.info.horizon
+        self.anchor = _anchor(source, config.anchor if resume is None else None)
+        self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
+        self.policy = self.start.policy.to(self.device).train()
+        self.method = make_method(config.method, self.policy, self.anchor, config.freeze_vision)
+        if config.compile:
+            self.method.compile()
+        groups = [
+            {"params": self.method.backbone, "peak": config.learning_rate},
+            {"params": self.method.expert, "peak": config.expert_learning_rate},
+        ]
+        # No weight decay: it would pull the backbone away from what it knows.
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
+        self.batches = Batches(
+            dataset,
+            self.start.processor,
+            self.start.norm_stats,
+            batch_size=config.batch_size,
+            noise_samples=config.noise_samples,
+            seed=config.seed,
+            augment=config.augment,
+            device=self.device,
+        )
+        self.done, self._metrics, self._shown = 0, "", dict[str, str]()
+        if resume is not None:
+            names = self.policy.named_parameters()
+            self.done = state.load_training_state(resume / state.STATE, self.optimizer, names)
+            self._metrics = (resume / state.MODEL / state.METRICS).read_text()
+
+    def _start(self, source: str | Path | None, dataset: Demonstrations, name: str) -> Checkpoint:
+        info = PolicyInfo(
+            model=name,
+            cameras=tuple(dataset.cameras),
+            state=dataset.state_features,
+            actions=dataset.action_features,
+            horizon=self.config.horizon,
+            control_hz=dataset.control_hz,
+            instructions=tuple(dataset.instructions),
+            checkpoint="",
+        )
+        fresh = dataset.norm_stats()
+        start = checkpoints.start_policy(source, info, fresh)
+        for kind, features in (("state", info.state), ("actions", info.actions)):
+            outside = getattr(start.norm_stats, kind).outside(getattr(fresh, kind))
+            if outside.any():
+                names = [feature.name for feature, is_out in zip(features, outside, strict=True) if is_out]
+                log.warning(
+                    "%s %s: this data lies far outside what the policy was normalised for; a fresh expert "
+                    "(start from its VLM) may learn better",
+                    *(kind, ", ".join(names)),
+                )
+        return start
+
+    def run(self) -> None:
+        """Train to the end, evaluating and saving on the way."""
+        config = self.config
+        state.write_text(self.output / state.METRICS, self._metrics)  # without what came after the checkpoint
+        state.write_text(self.output / state.CONFIG, config.to_json())
+        self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.done + 1)
+        if self.done == 0:
+            self._evaluate(0)
+        with tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar:
+            for step in range(self.done, config.steps):
+                row = self.step(step)
+                self.done = step + 1
+                last = self.done == config.steps
+                if self.done % config.log_every == 0 or last:
+                    self._log(row)
+                if last or (config.eval_every and self.done % config.eval_every == 0):
+                    self._evaluate(self.done)
+                if last or self.done % config.save_every == 0:
+                    self.save()
+                bar.update()
+                bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
+        self._writer.close()
+
+    def step(self, step: int) -> dict[str, float]:
+        """One update; returns its metrics."""
+        began = time.perf_counter()
+        batch = self.batches.batch(step)
+        loaded = time.perf_counter()
+        metrics = self.method.backward(batch)
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step + 1}: the gradient is not finite; try a lower --learning-rate")
+        factor = rate_factor(step, self.config.steps, self.config.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimizer.step()
+        return {
+            **metrics,
+            "gradient_norm": norm,
+            "learning_rate": self.config.learning_rate * factor,
+            "data_seconds": loaded - began,
+            "seconds": time.perf_counter() - began,
+        }
+
+    def _evaluate(self, step: int) -> None:
+        """VQA on the hold-out sets."""
+        if not self.samples or not self.config.eval_every:
+            return
+        with autocast(self.device):
+            scores = {name: score(self.policy, self.start.processor, each) for name, each in self.samples.items()}
+        self._write({"step": step, "vqa": {name: asdict(result) for name, result in scores.items()}})
+        for name, result in scores.items():
+            self._writer.add_scalar(f"vqa/{name}/accuracy", result.accuracy, step)
+            self._writer.add_scalar(f"vqa/{name}/cross_entropy", result.cross_entropy, step)
+        self._shown = {name: f"{result.accuracy:.1%}" for name, result in scores.items()}
+
+    def _log(self, row: dict[str, float]) -> None:
+        self._write({"step": self.done, **row})
+        for name, value in row.items():
+            self._writer.add_scalar(f"train/{name}", value, self.done)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with (self.output / state.METRICS).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Write a checkpoint and make it the last one."""
+        state.write_checkpoint(self.output, self.done, self._fill, self.config.keep)
+
+    def _fill(self, folder: Path) -> None:
+        model = folder / state.MODEL
+        checkpoints.save(self.start, model)
+        if self.anchor is not None:
+            self.anchor.save(model / anchors.FILE)
+        metrics = (self.output / state.METRICS).read_text()
+        (model / state.METRICS).write_text(metrics)
+        (model / state.CONFIG).write_text(self.config.to_json())
+        (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
+        names = self.policy.named_parameters()
+        state.save_training_state(folder / state.STATE, self.done, self.optimizer, names)
+
+
+def _anchor(source: str | Path | None, file: str | None) -> Anchor | None:
+    """The anchor in `file`, or the one that lies in the start's folder, if any."""
+    own = Path(checkpoints.resolve(source), anchors.FILE)
+    if file is None and not own.is_file():
+        return None
+    return Anchor.load(file or own)
