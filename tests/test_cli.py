@@ -49,10 +49,6 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "entry_points", lambda group: points)
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([Path(sys.executable).with_name("aegis"), *args], capture_output=True, text=True)
-
-
 def test_the_commands_of_the_contract_are_installed() -> None:
     assert CONTRACT <= {command.name for command in entry_points(group=cli.GROUP)}
 
@@ -73,10 +69,18 @@ def test_help_lists_every_command_without_importing_torch() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(CONTRACT))
-def test_every_command_has_helpful_help(command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 6  # a usage line alone is not help
+def test_every_command_has_helpful_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 6  # a usage line alone is not help
+
+
+def test_the_installed_script_refuses_a_wrong_argument() -> None:
+    script = Path(sys.executable).with_name("aegis")
+    done = subprocess.run([script, "ask", "what is it?", "--picture", "x.png"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--picture" in done.stderr and done.stdout == ""
 
 
 @pytest.mark.usefixtures("commands")
