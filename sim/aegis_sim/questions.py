@@ -68,7 +68,17 @@ def location_token(value: float) -> str:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    templates = (*_COLOUR, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, *_EXISTS, *_SIDE, *_WHAT_SIDE, _WHERE)
+    templates: tuple[str, ...] = (
+        *_COLOUR,
+        _SHAPE,
+        _COUNT_ALL,
+        _COUNT_SHAPE,
+        _COUNT_COLOUR,
+        *_EXISTS,
+        *_SIDE,
+        *_WHAT_SIDE,
+        _WHERE,
+    )
     templates += (_HOLDING, _WHAT_HELD, _POINT_TO, INSTRUCTION)
     words = {
         word
@@ -192,7 +202,7 @@ def _yes(truth: bool) -> str:
 
 
 def _one_of(wordings: Sequence[str], rng: np.random.Generator) -> str:
-    return wordings[rng.integers(len(wordings))]
+    return wordings[int(rng.integers(len(wordings)))]
 
 
 def _is_there(name: str) -> str:

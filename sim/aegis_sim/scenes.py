@@ -36,9 +36,10 @@ _TEXTURES = tuple(name for name in TABLE_TEXTURES if name != "clay")  # orange a
 _CAMERAS = {"front": FRONT, "wrist": WRIST}
 _FRAME = 0.05  # the centres of all objects are this far inside the front image
 _MIN_SHOWN = 0.6  # of an object's silhouette, or one cannot be sure what it is
+_MIN_HELD_SHOWN = 0.4  # in the wrist image, where the hand always hides a third of what it holds, but from close by
 _SILHOUETTES = {"cube": 0.0022, "ball": 0.0017, "cylinder": 0.0019}  # m2, about, from above at an angle
 _GRIPS = {"cube": 0.040, "ball": 0.046, "cylinder": 0.038}  # m between the fingers
-_REACH_CLEAR = 0.08  # m above the table: higher up the fingers touch nothing, whatever stands below
+_REACH_CLEAR = 0.10  # m above the table: higher up the fingers are clearly above whatever stands below
 
 
 class _Arm(NamedTuple):
@@ -55,7 +56,6 @@ class SceneRenderer:
     def __init__(self, size: int) -> None:
         self._size = size
         self._table = Tabletop()
-        self._table.sim.model._model.site_rgba[:, 3] = 0.0  # robosuite's coloured marks in the hand pass for objects
 
     def sample(self, rng: np.random.Generator) -> dict[str, View]:
         """One scene in which the front image shows every object well: camera ("front", "wrist") -> view."""
@@ -105,7 +105,7 @@ class SceneRenderer:
             labels[owners == index] = label(thing.colour, thing.shape)
         shares = [float((owners == index).mean()) for index in range(len(things))]
         certain = all(
-            share == 0 or share > max(MIN_VISIBLE, _MIN_SHOWN * self._expected(index, name))
+            share == 0 or share > max(MIN_VISIBLE, self._enough(index, camera, index == arm.held))
             for index, share in enumerate(shares)
         )
         scene = None
@@ -120,13 +120,14 @@ class SceneRenderer:
             scene = Scene(objects, arm.held, gripper=gripper, upright=camera == "front")
         return View(table.render_camera_image(name, self._size), labels, scene)
 
-    def _expected(self, index: int, camera: str) -> float:
-        """Share of the image an object takes when nothing hides it, about."""
+    def _enough(self, index: int, camera: str, held: bool) -> float:
+        """The share of the image that an object must take for one to be sure what it is."""
         model, data = self._table.sim.model._model, self._table.sim.data._data
-        camera_id = model.camera(camera).id
+        camera_id = model.camera(_CAMERAS[camera]).id
         away = np.linalg.norm(self._table.position(index) - data.cam_xpos[camera_id])
         extent = 2 * np.tan(np.radians(model.cam_fovy[camera_id]) / 2) * away  # m across the image
-        return float(_SILHOUETTES[self._table.primitives[index].shape] / extent**2)
+        unhidden = _SILHOUETTES[self._table.primitives[index].shape] / extent**2
+        return float(unhidden * (_MIN_HELD_SHOWN if held and camera == "wrist" else _MIN_SHOWN))
 
 
 def random_look(rng: np.random.Generator) -> Look:
@@ -135,7 +136,9 @@ def random_look(rng: np.random.Generator) -> Look:
     elevation = np.radians(rng.uniform(34, 58))
     fovy = rng.uniform(30, 46)
     distance = rng.uniform(0.43, 0.54) / (2 * np.tan(np.radians(fovy) / 2))  # so many metres of table across the image
-    target = np.array(CameraView().target) + rng.uniform(-0.035, 0.035, 3)
+    # Looking at a point before the objects moves them up: without it the image's back third would always be empty.
+    ahead = rng.uniform(0.12, 0.26) if rng.random() < 0.6 else rng.uniform(-0.05, 0.12)
+    target = np.add(CameraView().target, (ahead, *rng.uniform(-0.04, 0.04, 2)))
     away = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     return Look(
         front=CameraView(_three(target + distance * away), _three(target), float(fovy)),
