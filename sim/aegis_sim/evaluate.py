@@ -25,7 +25,7 @@ from aegis_sim.questions import questions
 from aegis_sim.quiz import CAMERA, Asked, BlindBaselines, ask, pick_questions, question_scenes
 from aegis_sim.results import Episode, Evaluation, Rollout
 
-MIDDLE_STEP = 16  # control steps: the hand is among the objects, or has just closed on one
+MIDDLE_STEP = 8  # control steps: the hand is among the objects; the expert lifts one after 12 to 25
 QUESTIONS_PER_INSTANT = 4
 QUESTIONS_PER_SCENE = 8
 BASELINE_SCENES = 500
@@ -172,5 +172,5 @@ def _failure(info: Mapping[str, Any]) -> str | None:
     if info["success"]:
         return None
     if info["lifted"] is not None:
-        return "lifted the wrong object"
-    return "nothing lifted" if info["right_object"] else "went to the wrong object"
+        return "lifted wrong object"
+    return "nothing lifted" if info["right_object"] else "went to wrong object"

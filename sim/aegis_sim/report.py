@@ -20,8 +20,8 @@ from aegis_sim.statistics import Rate
 
 MAX_FILM_BYTES = 10_000_000  # base64 adds a third; with the rest the page stays below 15 MB
 RATES = {
-    "success": "Success: the named object lifted 4 cm",
-    "right_object": "Right object: first lifted or gone for",
+    "success": "Success: object lifted 4 cm",
+    "right_object": "Right object taken or gone for",
     "vqa": "Questions answered right",
 }
 # key of metrics.jsonl -> (title, whether it is an accuracy, whether it is measured only now and then)
@@ -30,7 +30,6 @@ CURVES = {
     "vqa_accuracy": ("Held-out questions answered right", True, True),
     "vqa_loss": ("Held-out question loss", False, True),
 }
-INSTANTS = ("at the start", "on the way", "at the end")
 CSS = Path(__file__).parent / "assets" / "report.css"
 
 
@@ -163,8 +162,8 @@ def _families(loaded: Mapping[str, Any]) -> str:
     body = "".join(
         f"<tr><th>{escape(name)}</th>"
         + "".join(
-            f'<td class="{_tone(label, loaded)}">{_percent(rate["rate"])} '
-            f'<span class="soft small">n = {rate["n"]}</span>{_interval(rate)}</td>'
+            f'<td class="{_tone(label, loaded)}"><span class="share">{_percent(rate["rate"])} '
+            f'<span class="soft small">n = {rate["n"]}</span></span>{_interval(rate)}</td>'
             for label, rate in zip(loaded, cells, strict=True)
         )
         + "</tr>"
@@ -185,7 +184,7 @@ def _wall(loaded: Mapping[str, Any], films: Mapping[str, str]) -> str:
                 takes.setdefault(episode["seed"], []).append((label, episode))
     if not takes:
         return ""
-    cards = "".join(_episode(runs, films, loaded) for runs in takes.values())
+    cards = "".join(_episode(number, runs, films) for number, runs in enumerate(takes.values(), start=1))
     return (
         "<h2>Episodes</h2>"
         '<p class="soft">At real speed. Large: a view for people; small: the images the policy gets. The answers are '
@@ -194,28 +193,30 @@ def _wall(loaded: Mapping[str, Any], films: Mapping[str, str]) -> str:
     )
 
 
-def _episode(runs: list[tuple[str, dict[str, Any]]], films: Mapping[str, str], loaded: Mapping[str, Any]) -> str:
+def _episode(number: int, runs: list[tuple[str, dict[str, Any]]], films: Mapping[str, str]) -> str:
     instruction, seed = runs[0][1]["instruction"], runs[0][1]["seed"]
     parts = []
     for label, episode in runs:
         outcome = "success" if episode["success"] else episode["failure"]
         film = films[f"{label}/{episode['video']}"]
         parts.append(
-            f'<div class="take"><header><span>{escape(label) if len(loaded) > 1 else ""}</span>'
+            f'<div class="take"><header><span>{escape(label)}</span>'
             f'<span class="chip {"good" if episode["success"] else "bad"}">{escape(outcome)}</span></header>'
             f'<img alt="film of the episode" loading="lazy" src="{film}">'
-            f"{_asked(episode['asked'])}</div>"
+            f"{_asked(episode)}</div>"
         )
     return (
-        f'<article class="episode card"><h3>{escape(instruction)}<span class="soft small">seed {seed}</span></h3>'
+        f'<article class="episode card"><h3>{escape(instruction)}'
+        f'<span class="soft small" title="seed {seed}">episode {number}</span></h3>'
         f'<div class="takes">{"".join(parts)}</div></article>'
     )
 
 
-def _asked(asked: Sequence[Mapping[str, Any]]) -> str:
+def _asked(episode: Mapping[str, Any]) -> str:
+    instants = {0: "at the start", episode["steps"]: "at the end"}
     items = []
-    for instant, (step, group) in zip(INSTANTS, groupby(asked, key=lambda one: one["step"]), strict=False):
-        items.append(f'<li class="instant">{instant}, step {step}</li>')
+    for step, group in groupby(episode["asked"], key=lambda one: one["step"]):
+        items.append(f'<li class="instant">{instants.get(step, "on the way")}, step {step}</li>')
         for one in group:
             correction = "" if one["right"] else f' <span class="soft">(truth: {escape(one["truth"])})</span>'
             mark, kind = ("✓", "yes") if one["right"] else ("✗", "no")
