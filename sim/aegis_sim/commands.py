@@ -10,7 +10,7 @@ def record(
     episodes: int,
     output: Path,
     seed: int = 0,
-    noise: float = 0.02,
+    noise: float = 0.03,
     short_fraction: float = 0.0,
     workers: int = 1,
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aegis_sim.env import MAX_ROTATION, MAX_TRANSLATION, PickEnv
+from aegis_sim.env import MAX_TRANSLATION, PickEnv
 from aegis_sim.tabletop import HOME_ROTATION
 
 HOVER = 0.075  # m above the object's centre: clears every neighbour
@@ -20,7 +20,13 @@ STILL_NEAR = 0.022  # ... and within which it goes on closing
 SQUEEZE_STEPS = 4  # control steps from the first closing command to a firm grip
 EMPTY = 0.028  # m between the fingers: narrower than any object
 OPEN = 0.070
+TURN = 0.25  # rad per step; faster, and the last joint's torque saturates, which drags the hand aside
 GAIN = 1.3  # the arm covers some 0.6 of what is asked for in a step, and coasts on for another 0.2
+
+
+def funnel_height(beside: float) -> float:
+    """How far above an object's centre (m) the hand must stay when it is `beside` m away from it, seen from above."""
+    return float(np.clip((beside - FUNNEL_END) / (FUNNEL_START - FUNNEL_END), 0.0, 1.0) * HOVER)
 
 
 class Expert:
@@ -50,11 +56,11 @@ class Expert:
             return self._action(way, turn if not lifting else turn * 0.5, gripper=1.0)
 
         self._closing = 0
-        funnel = np.clip((beside - FUNNEL_END) / (FUNNEL_START - FUNNEL_END), 0.0, 1.0)
-        height = funnel * HOVER
+        height = funnel_height(beside)
         if opening < OPEN:  # never come down on the object with half-closed fingers
             height = max(height, min(above + 0.02, HOVER))
-        way = goal + (0.0, 0.0, height) - position
+        way = goal - position
+        way[2] += height
         # too low for where it is: rise before moving on
         way[:2] *= np.clip(1.0 - (height - above) / 0.04, 0.1, 1.0)
         return self._action(way, turn, gripper=0.0)
@@ -83,5 +89,5 @@ class Expert:
     def _action(self, way: np.ndarray, turn: np.ndarray, gripper: float) -> np.ndarray:
         """Both cut in length, not per axis, so that the direction survives."""
         way = way * min(GAIN, MAX_TRANSLATION / max(np.abs(way).max(), 1e-9))
-        turn = turn * min(GAIN, MAX_ROTATION / max(np.abs(turn).max(), 1e-9))
+        turn = turn * min(GAIN, TURN / max(np.abs(turn).max(), 1e-9))
         return np.array([*way, *turn, gripper], np.float32)

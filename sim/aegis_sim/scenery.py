@@ -70,7 +70,7 @@ class CameraView:
 
 @dataclass(frozen=True)
 class Look:
-    """All that can be seen and not touched; `Look()` is the nominal room. Colours are RGB, 0 to 1, and tint textures."""
+    """All that can be seen and not touched; `Look()` is the nominal room. Colours (RGB, 0 to 1) tint textures."""
 
     front: CameraView = CameraView()
     table_texture: str = "ceramic"

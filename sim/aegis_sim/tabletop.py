@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+os.environ.setdefault("MUJOCO_GL", "egl")  # no display is needed; robosuite reads this as it is imported
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)  # its start-up notes
 
 import robosuite.models  # noqa: E402
@@ -239,8 +241,9 @@ class Tabletop(ManipulationEnv):
             model.geom_aabb[geom] = [0, 0, 0, *half]
             model.geom_rbound[geom] = radius
             model.geom_rgba[geom, :3] = COLOURS[item.colour]
-            # a ball rolls away at a touch without some rolling friction
-            model.geom_friction[geom] = (1.5, 0.02, 0.004) if item.shape == "ball" else (1.5, 0.01, 0.001)
+            # Rolling friction (which needs six contact dimensions), or round things roll off the table at a touch.
+            model.geom_friction[geom] = (1.5, 0.01, 0.001) if item.shape == "cube" else (1.5, 0.01, 0.004)
+            model.geom_condim[geom] = 4 if item.shape == "cube" else 6
         body = self._body_ids[index]
         squares = (2 * half) ** 2
         model.body_inertia[body] = model.body_mass[body] / 12 * (squares.sum() - squares)
@@ -283,6 +286,13 @@ class Tabletop(ManipulationEnv):
     def held(self, index: int) -> bool:
         """Whether both finger pads touch object `index`."""
         return bool(self._check_grasp(self.robots[0].gripper["right"], self._objects[index]))
+
+    def touching(self) -> bool:
+        """Whether anything but the table touches an object: the arm, or another object."""
+        data, objects = self.sim.data, {geom for geoms in self._geom_ids[: len(self.primitives)] for geom in geoms}
+        table = self.sim.model.geom_name2id("table_collision")
+        pairs = [(contact.geom1, contact.geom2) for contact in data.contact[: data.ncon]]
+        return any(objects & set(pair) and table not in pair for pair in pairs)
 
     # -- the arm -------------------------------------------------------------------------------------------------
 
