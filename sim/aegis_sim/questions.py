@@ -68,18 +68,8 @@ def location_token(value: float) -> str:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    templates: tuple[str, ...] = (
-        *_COLOUR,
-        _SHAPE,
-        _COUNT_ALL,
-        _COUNT_SHAPE,
-        _COUNT_COLOUR,
-        *_EXISTS,
-        *_SIDE,
-        *_WHAT_SIDE,
-        _WHERE,
-    )
-    templates += (_HOLDING, _WHAT_HELD, _POINT_TO, INSTRUCTION)
+    templates = [*_COLOUR, *_EXISTS, *_SIDE, *_WHAT_SIDE, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, _WHERE]
+    templates += [_HOLDING, _WHAT_HELD, _POINT_TO, INSTRUCTION]
     words = {
         word
         for text in templates

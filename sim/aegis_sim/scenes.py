@@ -63,7 +63,7 @@ class SceneRenderer:
             nominal = rng.random() < NOMINAL_SHARE
             holding = rng.random() < HELD_SHARE
             pairs = draw_objects(rng)
-            for _ in range(8):  # the same objects, so that crowded scenes and held objects do not become rare
+            for _ in range(20):  # the same objects, so that crowded scenes and held objects do not become rare
                 views = self._try(rng, pairs, nominal, holding)
                 if views:
                     return views
