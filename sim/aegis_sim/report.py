@@ -24,12 +24,8 @@ RATES = {
     "right_object": "Right object taken or gone for",
     "vqa": "Questions answered right",
 }
-# key of metrics.jsonl -> (title, whether it is an accuracy, whether it is measured only now and then)
-CURVES = {
-    "loss": ("Flow-matching loss", False, False),
-    "vqa_accuracy": ("Held-out questions answered right", True, True),
-    "vqa_loss": ("Held-out question loss", False, True),
-}
+# what a line of metrics.jsonl has under "vqa" for each question set -> (title, whether it is an accuracy)
+VQA_CURVES = {"accuracy": ("Held-out questions right", True), "cross_entropy": ("Held-out question loss", False)}
 CSS = Path(__file__).parent / "assets" / "report.css"
 
 
@@ -48,7 +44,7 @@ def write_report(
         path: the HTML file.
         title: its heading.
         evaluations: label ("before", "after") -> JSON file of `aegis eval`; the last one is the one that matters.
-        metrics: `metrics.jsonl` of a training run, one JSON object a line with "step" and the keys of `CURVES`.
+        metrics: `metrics.jsonl` of a training run: a JSON object a line, with "step" and either "loss" or "vqa".
         intro: a sentence or two under the heading.
         commands: the command lines that led here, shown at the end.
 
@@ -139,13 +135,21 @@ def _headline(loaded: Mapping[str, Any]) -> str:
 
 
 def _curves(metrics: Path) -> str:
+    """The loss of every logged step, and the scores on each question set, which are measured now and then."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines() if line.strip()]
-    charts = []
-    for key, (title, accuracy, rare) in CURVES.items():
-        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-        if points:
-            charts.append(line_chart(title, points, unit_interval=accuracy, markers=rare))
+    loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    charts = [line_chart("Flow-matching loss", {"": loss})] if loss else []
+    measured = [line for line in lines if line.get("vqa")]
+    for key, (title, accuracy) in VQA_CURVES.items():
+        series = {name: [(line["step"], line["vqa"][name][key]) for line in measured] for name in _sets(measured)}
+        if series:
+            charts.append(line_chart(title, series, unit_interval=accuracy, markers=True))
     return f'<h2>Training</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _sets(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The question sets that a training run measured, always the same ones."""
+    return list(measured[0]["vqa"]) if measured else []
 
 
 def _families(loaded: Mapping[str, Any]) -> str:

@@ -93,13 +93,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def test_the_page_needs_nothing_else_and_shows_both_sides(files, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    lines = [{"step": step, "loss": 1 / (step + 1)} for step in range(50)] + [{"step": 50, "vqa_accuracy": 0.875}]
+    lines = [{"step": step, "loss": 1 / (step + 1)} for step in range(50)] + [
+        {"step": 50, "vqa": {"drawn": {"accuracy": 0.875, "cross_entropy": 0.25}}}
+    ]
     metrics.write_text("\n".join(map(json.dumps, lines)) + "\n")
     write_report(tmp_path / "out" / "report.html", "A <title>", files, metrics=metrics, commands=["aegis eval <x>"])
     page = Page(tmp_path / "out" / "report.html")
     assert len(page.addresses) == 8 and all(address.startswith("data:image/webp;base64,") for address in page.addresses)
     assert not re.search(r"url\(|@import|https?://", (tmp_path / "out" / "report.html").read_text())
-    for text in ("A <title>", "25%", "75%", "n = 4", "pick up the red cube <now>", "(truth: 2)", "0.875"):
+    for text in ("A <title>", "25%", "75%", "n = 4", "pick up the red cube <now>", "(truth: 2)", "drawn 0.875"):
         assert text in page.text
     assert page.text.count("✓") == page.text.count("✗") == 8
     assert page.text.count("nothing lifted") == 3 + 1
@@ -137,9 +139,9 @@ finite = st.floats(-1e6, 1e6)
 
 @given(st.lists(finite, min_size=1, max_size=40), st.booleans())
 def test_a_curve_stays_inside_its_chart(values, markers):
-    chart = line_chart("loss", list(enumerate(values)), markers=markers)
+    chart = line_chart("loss", {"one": list(enumerate(values)), "two": [(0, 1.0)]}, markers=markers)
     points = [pair.split(",") for line in re.findall(r'points="([^"]+)"', chart) for pair in line.split()]
-    assert len(points) >= len(values)
+    assert len(points) == (len(values) + 1) * (1 if markers else 2)
     for x, y in points:
         assert 0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT
 
