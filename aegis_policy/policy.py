@@ -15,7 +15,7 @@ import numpy as np
 
 
 class ObservationError(ValueError):
-    """An observation, or a set of images, that a policy cannot take; the message says which part, and what was expected."""
+    """An observation, or a set of images, that a policy cannot take; says which part, and what was expected."""
 
 
 @dataclass(frozen=True)

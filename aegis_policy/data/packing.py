@@ -44,6 +44,9 @@ class Packed:
     allowed: Tensor
     block: Tensor
 
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(tensor.to(device) for tensor in vars(self).values()))
+
 
 def pack(rows: Sequence[Sequence[Question]], processor: Processor, image_tokens: int, length: int = 0) -> Packed:
     """Pack each row's questions and answers after `image_tokens` image tokens.

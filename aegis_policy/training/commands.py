@@ -10,9 +10,41 @@ from typing import Annotated
 
 import tyro
 
-from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.config import PretrainConfig, TrainConfig
 
 log = logging.getLogger(__name__)
+
+
+def pretrain(
+    config: Annotated[PretrainConfig, tyro.conf.OmitArgPrefixes] = PretrainConfig(),  # noqa: B008 - it is frozen
+    *,
+    output: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Pre-train a small VLM on question sets, or go on with one.
+
+    Writes DIR/checkpoints/<step>/pretrained_model, in the layout PaliGemma is published in, `last` pointing to the
+    newest, and DIR/metrics.jsonl. A killed run goes on with --resume DIR.
+
+    Args:
+        config: the recipe.
+        output: training folder DIR to make.
+        resume: training folder DIR to go on with; the recipe is the one it was started with.
+    """
+    if resume is not None and (config != PretrainConfig() or output not in (None, resume)):
+        raise ValueError("--resume goes on with the recipe in DIR/train_config.json: give no other option with it")
+    folder = resume or output
+    if folder is None:
+        raise ValueError("where to? name a training folder with --output, or one to go on with with --resume")
+    from aegis_policy.training.pretrain import pretrain as run
+
+    config = replace(
+        config,
+        vqa=_absolute(config.vqa),
+        holdout=_absolute(config.holdout),
+        checkpoint=_absolute_if_here(config.checkpoint),
+    )
+    print(run(config, folder, resume=resume is not None))
 
 
 def anchor(

@@ -89,3 +89,64 @@ class TrainConfig:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Recipe of `aegis pretrain`, kept as train_config.json so that a run can be resumed and repeated.
+
+    Attributes:
+        vqa: Question sets to learn from (HDF5, with label images); the tokenizer is made of their words.
+        holdout: Question sets whose scores are followed.
+        checkpoint: VLM to go on from (folder or hub name); from scratch, at aegis-tiny's size, if left out.
+        steps: Optimizer steps.
+        vision_steps: Steps of the vision tower alone before them, when starting from scratch.
+        rows: Images in a step.
+        questions: Questions packed on each image.
+        two_cameras: Share of the steps that show a second camera, where a set has one.
+        learning_rate: Peak; warm-up, a fifth at the peak, then cosine to 4%.
+        final_share: This last share of the steps asks one question an image, under PaliGemma's exact mask.
+        auxiliary: Weight of the per-patch losses.
+        eval_every: Steps between evaluations, each followed by a checkpoint.
+        holdout_questions: How many questions of each hold-out set are asked then.
+        seed: Of the weights, the order of scenes and questions, and augmentation.
+        threads: Of torch on the CPU.
+        compile: Compile the model first: minutes once, then faster steps.
+    """
+
+    vqa: tuple[str, ...] = ()
+    holdout: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    steps: int = 8000
+    vision_steps: int = 700
+    rows: int = 24
+    questions: int = 8
+    two_cameras: float = 0.3
+    learning_rate: float = 1.2e-3
+    final_share: float = 0.08
+    auxiliary: float = 0.3
+    eval_every: int = 1000
+    holdout_questions: int = 512
+    seed: int = 0
+    threads: int = 1
+    compile: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option, unless the recipe can be followed."""
+        if not self.vqa:
+            raise ValueError(
+                "no question sets: name at least one with --vqa ('aegis record --task questions' makes one)"
+            )
+        for name in ("steps", "rows", "questions", "eval_every", "holdout_questions", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("two_cameras", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} is a share, from 0 to 1, got {getattr(self, name)}")
+
+    @classmethod
+    def from_json(cls, text: str) -> PretrainConfig:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"

@@ -7,57 +7,38 @@ several questions packed on one image, and an auxiliary loss that makes each pat
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from aegis_policy.data.packing import IGNORE, Packed, pack
 from aegis_policy.data.vqa import Question, VQASet
 from aegis_policy.model.backbone import Backbone, new_vlm
+from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.model.config import tiny_vlm
-from aegis_policy.model.processor import Processor, word_tokenizer
+from aegis_policy.model.processor import IMAGE, Processor, word_tokenizer
+from aegis_policy.training import state
+from aegis_policy.training.config import PretrainConfig
+from aegis_policy.training.device import autocast, default_device
 from aegis_policy.training.vqa_eval import VQAScore, score
-
-log = logging.getLogger(__name__)
 
 FAMILY_WEIGHTS = {"count": 2.0, "left": 2.0, "what-left": 2.0, "where": 1.5, "exists": 1.5, "point": 3.0}
 """How much more often the hard families are asked in training (1 for the others)."""
 PACKED_LENGTH = 104
 """Text tokens in a packed row: eight questions, seldom fewer."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Recipe of `aegis pretrain`.
-
-    Attributes:
-        steps: optimizer steps; `vision_steps` steps of the vision tower alone come before them.
-        rows, questions: images in a step, and questions packed on each.
-        two_cameras: share of the steps that show a second camera (where a set has one).
-        learning_rate: peak; warm-up, then cosine to 4%.
-        final_share: this last share of the steps asks one question an image, under PaliGemma's exact mask.
-        auxiliary: weight of the per-patch losses.
-    """
-
-    steps: int = 8000
-    vision_steps: int = 400
-    rows: int = 24
-    questions: int = 8
-    two_cameras: float = 0.3
-    learning_rate: float = 1.2e-3
-    final_share: float = 0.1
-    auxiliary: float = 0.15
-    eval_every: int = 500
-    seed: int = 0
-    compile: bool = False
+VISION_STEPS = 2**31
+"""Batches of the vision tower's own steps are numbered from here."""
+LOG_EVERY = 50
+HEADS = "heads.safetensors"
 
 
 class PatchHeads(nn.Module):
@@ -83,7 +64,7 @@ class PatchHeads(nn.Module):
         return 2 * place + shows
 
     def patch_labels(self, labels: np.ndarray) -> Tensor:
-        """uint8 [..., S, S] pixel classes -> [..., N]: the object that covers most of a patch, if it covers an eighth."""
+        """Pixel classes uint8 [..., S, S] -> [..., N]: what covers most of a patch, if it covers an eighth of it."""
         side = labels.shape[-1] // self.grid
         tiles = torch.as_tensor(labels).long().unflatten(-1, (self.grid, side)).unflatten(-3, (self.grid, side))
         tiles = tiles.movedim(-2, -3).flatten(-2).flatten(-3, -2)  # (..., N, side*side)
@@ -159,58 +140,109 @@ def learning_rate(config: PretrainConfig, step: int) -> float:
 
 
 class Pretrainer:
-    """A backbone, its heads and its optimizer on some question sets."""
+    """A backbone, its heads and its optimizer on some question sets, in a training folder.
 
-    def __init__(self, sets: Sequence[VQASet], config: PretrainConfig, start: tuple[Backbone, Processor] | None):
+    Args:
+        config: the recipe.
+        output: the training folder; `state` says what lies where.
+        resume: whole checkpoint in it to go on from; None begins at the start.
+    """
+
+    def __init__(self, config: PretrainConfig, output: Path, resume: Path | None):
+        torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config = config
-        if start is None:
-            tokenizer = word_tokenizer(text for dataset in sets for text in dataset.texts())
-            vlm = tiny_vlm(len(tokenizer), tokenizer.image_token_id)
-            self.backbone, self.processor = Backbone(new_vlm(vlm)), Processor(tokenizer, vlm.vision_config.image_size)
-            initialise(self.backbone)
-        else:
-            self.backbone, self.processor = start
+        self.config, self.output, self.device = config, output, default_device()
+        sets = [VQASet(path) for path in config.vqa]
+        self.samples = {Path(path).stem: VQASet(path).samples(config.holdout_questions) for path in config.holdout}
+        source = config.checkpoint if resume is None else str(resume / state.MODEL)
+        self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
+        self.backbone.to(self.device).train()
         classes = 1 + max(int(labels.max()) for dataset in sets for labels in dataset.labels.values())
         width = self.backbone.vlm.config.text_config.hidden_size
-        self.heads = PatchHeads(width, classes, math.isqrt(self.backbone.image_tokens))
+        self.heads = PatchHeads(width, classes, math.isqrt(self.backbone.image_tokens)).to(self.device)
         self.sampler = QuestionSampler(sets, config)
         self.parameters = [*self.backbone.parameters(), *self.heads.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, betas=(0.9, 0.98))
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), fused=True)
         self.forward: Callable[..., tuple[Tensor, Tensor]] = self._forward
         if config.compile:
             self.forward = torch.compile(self._forward, dynamic=False)
+        self.done, self._metrics = 0, ""
+        if resume is not None:
+            self.done = state.load_training_state(resume / state.STATE, self.optimizer, self._named())
+            self.heads.load_state_dict(load_file(resume / state.STATE / HEADS))
+            self._metrics = (resume / state.MODEL / state.METRICS).read_text()
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.backbone.named_parameters()
+        yield from self.heads.named_parameters(prefix="heads")
+
+    def run(self) -> None:
+        """Train to the end, evaluating and saving on the way."""
+        config = self.config
+        state.write_text(self.output / state.METRICS, self._metrics)
+        state.write_text(self.output / state.CONFIG, config.to_json())
+        if self.done == 0 and config.checkpoint is None:
+            with tqdm(total=config.vision_steps, desc="vision tower", unit="step") as bar:
+                for step in range(config.vision_steps):
+                    bar.set_postfix(loss=f"{self.vision_step(step):.3f}")
+                    bar.update()
+        shown: dict[str, str] = {}
+        with tqdm(total=config.steps, initial=self.done, desc="pretrain", unit="step") as bar:
+            for step in range(self.done, config.steps):
+                row: dict[str, Any] = {"step": step + 1, **self.step(step)}
+                self.done = step + 1
+                evaluate = self.done % config.eval_every == 0 or self.done == config.steps
+                if evaluate:
+                    scores = self._evaluate()
+                    row["vqa"] = {name: asdict(result) for name, result in scores.items()}
+                    shown = {name: f"{result.accuracy:.1%}" for name, result in scores.items()}
+                if evaluate or self.done % LOG_EVERY == 0:
+                    with (self.output / state.METRICS).open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                if evaluate:
+                    state.write_checkpoint(self.output, self.done, self._fill, keep=2)
+                bar.update()
+                bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
+
+    def vision_step(self, step: int) -> float:
+        """Teach the vision tower alone where its patches are and what they show."""
+        images, labels, _ = self.sampler.batch(VISION_STEPS + step, 0, 2 * self.config.rows)
+        pixels = self._pixels(images, VISION_STEPS + step).flatten(0, 1)
+        patches = self.heads.patch_labels(labels).flatten(0, 1)
+        with autocast(self.device):
+            features = self.backbone.vlm.get_image_features(pixels).pooler_output
+        return self._update(self.heads(features, patches.to(self.device)), 1.5e-3 * min(1, (step + 1) / 30))
+
+    def step(self, step: int) -> dict[str, float]:
+        """One update on questions; returns its metrics."""
+        config = self.config
+        final = step >= config.steps * (1 - config.final_share)
+        questions, rows = (1, 2 * config.rows) if final else (config.questions, config.rows)
+        images, labels, asked = self.sampler.batch(step, questions, rows)
+        n = images.shape[1] * self.backbone.image_tokens
+        packed = pack(asked, self.processor, n, length=0 if final else PACKED_LENGTH).to(self.device)
+        patches = self.heads.patch_labels(labels).flatten(0, 1).to(self.device)
+        forward = self._forward if final else self.forward  # its shapes are not worth compiling for
+        answers, patch_loss = forward(self._pixels(images, step), packed, patches)
+        rate = learning_rate(config, step)
+        self._update(answers + config.auxiliary * patch_loss, rate)
+        return {"loss": answers.item(), "patch_loss": patch_loss.item(), "learning_rate": rate}
 
     def _forward(self, images: Tensor, packed: Packed, patches: Tensor) -> tuple[Tensor, Tensor]:
         n = images.shape[1] * self.backbone.image_tokens
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(self.device):
             embeds = self.backbone.embed(images, packed.ids)
             hidden = self.backbone.read(embeds, packed.allowed, packed.place)
             logits = self.backbone.logits(hidden[:, n:])
         answers = F.cross_entropy(logits.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORE)
-        return answers, self.heads(embeds[:, :n], patches)
+        tokens = embeds[:, :n].unflatten(1, (images.shape[1], -1)).flatten(0, 1)  # (B*K, N, W)
+        return answers, self.heads(tokens, patches)
 
-    def vision_step(self, step: int) -> float:
-        """Teach the vision tower alone where its patches are and what they show."""
-        images, labels, _ = self.sampler.batch(-1 - step + 2**31, 0, 2 * self.config.rows)
-        pixels = augment(self.processor.images(images), self.generator).flatten(0, 1)
-        patches = self.heads.patch_labels(labels).flatten(0, 1)
-        with torch.autocast("cpu", torch.bfloat16):
-            features = self.backbone.vlm.get_image_features(pixels).pooler_output
-        return self._update(self.heads(features, patches), 1.5e-3 * min(1, (step + 1) / 30))
-
-    def step(self, step: int) -> dict[str, float]:
-        final = step >= self.config.steps * (1 - self.config.final_share)
-        questions, rows = (1, 2 * self.config.rows) if final else (self.config.questions, self.config.rows)
-        images, labels, asked = self.sampler.batch(step, questions, rows)
-        pixels = augment(self.processor.images(images), self.generator)
-        n = images.shape[1] * self.backbone.image_tokens
-        packed = pack(asked, self.processor, n, length=16 if final else PACKED_LENGTH)
-        answers, patches = self.forward(pixels, packed, self.heads.patch_labels(labels).flatten(1))
-        rate = learning_rate(self.config, step)
-        self._update(answers + self.config.auxiliary * patches, rate)
-        return {"loss": answers.item(), "patch_loss": patches.item(), "learning_rate": rate}
+    def _pixels(self, images: np.ndarray, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence([self.config.seed, step]).generate_state(1)[0])
+        )
+        return augment(self.processor.images(images), generator).to(self.device)
 
     def _update(self, loss: Tensor, rate: float) -> float:
         for group in self.optimizer.param_groups:
@@ -221,41 +253,44 @@ class Pretrainer:
         self.optimizer.step()
         return loss.item()
 
+    def _evaluate(self) -> dict[str, VQAScore]:
+        with autocast(self.device):
+            return {name: score(self.backbone, self.processor, each) for name, each in self.samples.items()}
 
-def pretrain(
-    sets: Sequence[VQASet],
-    holdouts: Sequence[VQASet],
-    output: Path,
-    config: PretrainConfig,
-    start: tuple[Backbone, Processor] | None = None,
-) -> dict[str, VQAScore]:
-    """Train, write the VLM folder after every evaluation, and return the last scores on the hold-out sets.
+    def _fill(self, folder: Path) -> None:
+        model = folder / state.MODEL
+        self.backbone.vlm.save_pretrained(model)
+        self.processor.save_pretrained(model)
+        (model / state.METRICS).write_text((self.output / state.METRICS).read_text())
+        (model / state.CONFIG).write_text(self.config.to_json())
+        state.save_training_state(folder / state.STATE, self.done, self.optimizer, self._named())
+        save_file(self.heads.state_dict(), folder / state.STATE / HEADS)
+
+
+def _fresh(sets: Sequence[VQASet]) -> tuple[Backbone, Processor]:
+    """aegis-tiny with fresh weights, and a tokenizer of the sets' words."""
+    tokenizer = word_tokenizer(text for dataset in sets for text in dataset.texts())
+    config = tiny_vlm(len(tokenizer), tokenizer.convert_tokens_to_ids(IMAGE))
+    backbone = Backbone(new_vlm(config))
+    initialise(backbone)
+    return backbone, Processor(tokenizer, config.vision_config.image_size)
+
+
+def pretrain(config: PretrainConfig, output: Path, *, resume: bool = False) -> Path:
+    """Pre-train, and return the folder of the VLM, in the layout PaliGemma is published in.
 
     Args:
-        sets: training sets with label images; the tokenizer is made of their words.
-        holdouts: sets whose scores are logged (metrics.jsonl) every `eval_every` steps.
-        output: folder for the checkpoint, in the layout PaliGemma is published in.
-        start: a VLM and its processor to go on from; None starts from scratch.
+        output: training folder; `resume` goes on with the run in it, otherwise it must hold none.
+
+    Raises:
+        ValueError, OSError: a setting or a file is wrong; nothing has been written then.
     """
-    trainer = Pretrainer(sets, config, start)
-    output.mkdir(parents=True, exist_ok=True)
-    samples = {dataset.path.stem: dataset.samples(1024) for dataset in holdouts}
-    if start is None:
-        for step in tqdm(range(config.vision_steps), desc="vision tower", unit="step"):
-            trainer.vision_step(step)
-    scores: dict[str, VQAScore] = {}
-    with open(output / "metrics.jsonl", "a") as metrics, tqdm(total=config.steps, desc="pretrain", unit="step") as bar:
-        for step in range(config.steps):
-            row = {"step": step + 1, **trainer.step(step)}
-            bar.update()
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-            if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
-                scores = {name: score(trainer.backbone, trainer.processor, chosen) for name, chosen in samples.items()}
-                row["holdout"] = {name: asdict(result) for name, result in scores.items()}
-                bar.set_postfix(loss=f"{row['loss']:.3f}", **{k: f"{v.accuracy:.3f}" for k, v in scores.items()})
-                trainer.backbone.vlm.save_pretrained(output)
-                trainer.processor.save_pretrained(output)
-            if (step + 1) % 50 == 0 or "holdout" in row:
-                metrics.write(json.dumps(row) + "\n")
-                metrics.flush()
-    return scores
+    if resume:
+        if not (output / state.CONFIG).is_file():
+            raise FileNotFoundError(f"{output}: no training run here ({state.CONFIG} is missing)")
+        config = PretrainConfig.from_json((output / state.CONFIG).read_text())
+    elif state.checkpoints(output) or (output / state.CONFIG).exists():
+        raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
+    config.check()
+    Pretrainer(config, output, state.adopt_newest(output) if resume else None).run()
+    return output / state.CHECKPOINTS / state.LAST / state.MODEL

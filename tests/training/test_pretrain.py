@@ -1,0 +1,111 @@
+"""Pre-training on a handful of drawn scenes: it learns, stops and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from aegis_policy.data.vqa import VQASet
+from aegis_policy.model.checkpoint import load_backbone
+from aegis_policy.training.config import PretrainConfig
+from aegis_policy.training.pretrain import PatchHeads, Pretrainer, QuestionSampler, pretrain
+
+SIZE, RED = 96, 5
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Eight pictures with a bright square on the left or on the right, and where it is."""
+    path, rng = tmp_path / "squares.hdf5", np.random.default_rng(0)
+    images = rng.integers(90, 110, (8, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = np.zeros((8, SIZE, SIZE), np.uint8)
+    rows = []
+    for i in range(8):
+        left = 12 if i % 2 else 60
+        images[i, 36:60, left : left + 24] = (220, 20, 20)
+        labels[i, 36:60, left : left + 24] = RED
+        rows.append(json.dumps([["where is the square", "left" if i % 2 else "right", "where"]]))
+    with h5py.File(path, "w") as file:
+        file["images/front"], file["labels/front"], file["questions"] = images, labels, rows
+    return path
+
+
+def recipe(questions: Path, **changes: object) -> PretrainConfig:
+    settings: dict[str, object] = {
+        "vqa": (str(questions),),
+        "holdout": (str(questions),),
+        "steps": 4,
+        "vision_steps": 1,
+        "rows": 4,
+        "questions": 2,
+        "eval_every": 2,
+        "holdout_questions": 8,
+    }
+    return PretrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_loss_falls(questions: Path, tmp_path: Path) -> None:
+    trainer = Pretrainer(recipe(questions, steps=40, final_share=0.0), tmp_path / "run", None)
+    losses = [trainer.step(step)["loss"] for step in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_resumed_run_ends_where_an_uninterrupted_one_does(questions: Path, tmp_path: Path) -> None:
+    whole = pretrain(recipe(questions), tmp_path / "whole")
+    interrupted = Pretrainer(recipe(questions), tmp_path / "cut", None)
+    interrupted.step = _dies_at(interrupted.step, 3)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    resumed = pretrain(PretrainConfig(), tmp_path / "cut", resume=True)
+    ours, theirs = load_backbone(whole)[0].state_dict(), load_backbone(resumed)[0].state_dict()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, msg=name)
+    assert (resumed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def _dies_at(step_function, last: int):  # noqa: ANN001, ANN202 - wraps a method
+    def step(step: int) -> dict[str, float]:
+        if step == last:
+            raise KeyboardInterrupt
+        return step_function(step)
+
+    return step
+
+
+def test_a_second_run_does_not_overwrite_the_first(questions: Path, tmp_path: Path) -> None:
+    pretrain(recipe(questions, steps=1), tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a training run"):
+        pretrain(recipe(questions, steps=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"vqa": ()}, "no question sets"), ({"rows": 0}, "--rows"), ({"two_cameras": 1.5}, "--two-cameras")],
+)
+def test_wrong_recipes_are_refused(questions: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(recipe(questions, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_patch_labels_name_what_covers_a_patch(questions: Path) -> None:
+    heads = PatchHeads(width=8, classes=RED + 1, grid=8)
+    labels = VQASet(questions).stack(np.arange(2), ["front"], labels=True)
+    patches = heads.patch_labels(labels).reshape(2, 8, 8)
+    shown = torch.zeros(2, 8, 8, dtype=torch.long)
+    shown[0, 3:5, 5:7] = RED  # 12 px patches: rows 36..60 are patches 3 and 4, columns 60..84 patches 5 and 6
+    shown[1, 3:5, 1:3] = RED
+    assert torch.equal(patches, shown)
+
+
+def test_batches_depend_on_the_step_alone(questions: Path) -> None:
+    sampler = QuestionSampler([VQASet(questions)], recipe(questions))
+    first, again, other = (sampler.batch(step, 2, 4) for step in (7, 7, 8))
+    assert np.array_equal(first[0], again[0])
+    assert first[2] == again[2]
+    assert not np.array_equal(first[0], other[0])
