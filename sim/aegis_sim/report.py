@@ -25,7 +25,7 @@ RATES = {
     "vqa": "Questions answered right",
 }
 # what a line of metrics.jsonl has under "vqa" for each question set -> (title, whether it is an accuracy)
-VQA_CURVES = {"accuracy": ("Held-out questions right", True), "cross_entropy": ("Held-out question loss", False)}
+VQA_CURVES = {"accuracy": ("Held-out answers right", True), "cross_entropy": ("Held-out answer loss", False)}
 CSS = Path(__file__).parent / "assets" / "report.css"
 
 

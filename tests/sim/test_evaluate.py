@@ -113,7 +113,8 @@ def test_a_policy_for_another_robot_is_refused(change, replan_every, complaint):
         evaluate(policy, "pick", 1, 0, replan_every=replan_every)
 
 
-def test_drawn_scenes_are_scored_on_questions_alone():
+def test_drawn_scenes_are_scored_on_questions_alone(monkeypatch):
+    monkeypatch.setattr("aegis_sim.evaluate.BASELINE_SCENES", 80)
     found = evaluate(Wandering(), "drawn", 5, 0)
     data = found.to_dict()
     assert "success" not in data and "right_object" not in data
