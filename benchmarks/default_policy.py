@@ -1,0 +1,160 @@
+"""How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
+
+Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. The three
+methods start from the same VLM and see the same data in the same order for the same number of steps. Takes about three
+hours on two cores. Writes benchmarks/results/default_policy.json; `--ship METHOD` then copies the VLM and that
+method's policy into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aegis_policy.data.normalize import NormStats
+from aegis_policy.model import checkpoint
+from aegis_policy.training.config import PretrainConfig, TrainConfig
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
+METHODS = ("aegis", "naive", "stop-gradient")
+SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_000
+PRETRAINING = PretrainConfig(steps=5_500, compile=True)
+TRAINING = TrainConfig(steps=2_500, eval_every=500, compile=True)
+EPISODES, QUESTION_SCENES, SEED = 200, 300, 0
+SHIPPED_QUESTIONS = 64
+"""Scenes of each kind that ship, held out, so that training can watch VQA without a file of one's own."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 3 GB)")
+    parser.add_argument("--ship", choices=METHODS, help="copy the VLM and this method's policy into the package")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    make(work)
+    measure(work)
+    if arguments.ship:
+        ship(work, arguments.ship)
+
+
+def make(work: Path) -> None:
+    """Question sets, the VLM, its anchor, demonstrations, and one policy for each method."""
+    sets = [work / "scenes.hdf5", work / "drawn.hdf5"]
+    holdouts = [work / "scenes_eval.hdf5", work / "drawn_eval.hdf5"]
+    for task, scenes, training, held in zip(("questions", "drawn"), (SCENES, DRAWN), sets, holdouts, strict=True):
+        aegis(training, "record", "--task", task, "--episodes", scenes, "--seed", 1, "--output", training)
+        if not held.exists():
+            from aegis_sim.question_sets import record_questions
+
+            record_questions(task, QUESTION_SCENES, held, seed=1, split="eval")
+    vlm = train(work / "vlm", "pretrain", PRETRAINING, "--vqa", *sets, "--holdout", *holdouts)
+    anchor = work / "anchor.safetensors"
+    aegis(anchor, "anchor", "--vqa", *sets, "--checkpoint", vlm, "--output", anchor)
+    demonstrations = work / "pick.hdf5"
+    recording = ("--task", "pick", "--episodes", DEMONSTRATIONS, "--short-fraction", 0.5, "--seed", 1)
+    aegis(demonstrations, "record", *recording, "--output", demonstrations)
+    for method in METHODS:
+        data = ("--dataset", demonstrations, "--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
+        train(work / method, "train", TRAINING, "--method", method, *data)
+    untrained(work, vlm)
+
+
+def untrained(work: Path, vlm: Path) -> None:
+    """The VLM with an expert that has learnt nothing: what there is before fine-tuning."""
+    trained = checkpoint.load(work / METHODS[0])
+    stats = NormStats.load(checkpoint.resolve(work / METHODS[0]))
+    info = replace(trained.info, model="before", checkpoint="")
+    checkpoint.save(checkpoint.start_policy(vlm, info, stats), work / "before")
+
+
+def measure(work: Path) -> None:
+    """Both abilities of every policy, on episodes and scenes that nothing was trained or chosen on."""
+    results = {}
+    for name in ("before", *METHODS):
+        results[name] = {}
+        for task, episodes in (("pick", EPISODES), ("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES)):
+            output = work / "measured" / f"{name}-{task}.json"
+            options = ("--task", task, "--episodes", episodes, "--seed", SEED, "--json", output)
+            aegis(output, "eval", "--checkpoint", work / name, *options)
+            measured = json.loads(output.read_text())
+            kept = ("success", "right_object", "vqa", "vqa_families", "baselines")
+            results[name][task] = {key: measured[key] for key in kept if key in measured}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"results": results, **provenance()}, indent=1) + "\n")
+
+
+def provenance() -> dict[str, object]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {_processor()}, {platform.system()}, Python {platform.python_version()}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "episodes": EPISODES,
+        "seed": SEED,
+        "training_seeds": [TRAINING.seed],
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def ship(work: Path, method: str) -> None:
+    """Copy the VLM, the policy and small held-out question sets into the package."""
+    from aegis_sim.question_sets import record_questions
+
+    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / method, "aegis-tiny")):
+        target = checkpoint.asset(name)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(checkpoint.resolve(source), target)
+    for task in ("questions", "drawn"):
+        held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
+        record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
+
+
+def train(output: Path, command: str, recipe: PretrainConfig | TrainConfig, *options: object) -> Path:
+    """`aegis pretrain` or `aegis train` with what the recipe changes from its defaults; an unfinished run goes on."""
+    done = output / "checkpoints" / f"{recipe.steps:06d}"
+    if output.exists():
+        aegis(done, command, "--resume", output)
+    else:
+        aegis(done, command, *_changes(recipe), *options, "--output", output)
+    return done / "pretrained_model"
+
+
+def _changes(recipe: PretrainConfig | TrainConfig) -> list[object]:
+    default = type(recipe)()
+    changed = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
+    flags: list[object] = []
+    for name, value in changed.items():
+        flag = f"--{name.replace('_', '-')}"
+        flags += [flag] if value is True else [flag, value]
+    return flags
+
+
+def aegis(output: Path, *words: object) -> None:
+    """Run an `aegis` command, unless what it makes is there."""
+    if output.exists():
+        return
+    line = ["aegis", *map(str, words)]
+    sys.stderr.write(f"$ {shlex.join(line)}\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([str(Path(sys.executable).parent / "aegis"), *line[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()
