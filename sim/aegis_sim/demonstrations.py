@@ -18,7 +18,9 @@ import json
 import logging
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -42,7 +44,6 @@ PACKAGES = ("robosuite", "mujoco", "gymnasium", "numpy")
 DISTURBED_STEPS = (2, 6)  # how long a disturbance, or a pause between two, lasts: at least, less than
 ROTATION_NOISE = 2.0  # rad of rotation noise per m of translation noise
 CALM_NEAR, CALM = 0.10, 0.2  # m from the target within which noise shrinks, in the end to this share
-_BLOCK = 16  # attempts handed to the workers at a time
 _GIVE_UP = 3  # times as many failures as successes: something is wrong
 
 
@@ -166,8 +167,7 @@ def record_demonstrations(
         How many attempts failed and were left out.
 
     Raises:
-        ValueError: an unknown task or an argument out of its range.
-        RuntimeError: the expert fails most of the time, because there is too much noise.
+        ValueError: an unknown task, an argument out of its range, or so much noise that most attempts fail.
     """
     if task not in ROBOT_TASKS:
         raise ValueError(f"task '{task}': the expert can do {', '.join(ROBOT_TASKS)}")
@@ -193,9 +193,7 @@ def record_demonstrations(
                     if kept == episodes:
                         break
                     if failed > 10 + _GIVE_UP * kept:
-                        raise RuntimeError(
-                            f"{failed} of {failed + kept} attempts failed: try less noise than {noise} m"
-                        )
+                        raise ValueError(f"{failed} of {failed + kept} attempts failed: try less noise than {noise} m")
             _describe(data, task, {"seed": seed, "noise": noise, "short_fraction": short_fraction, "failed": failed})
         partial.replace(output)
     finally:
@@ -251,10 +249,21 @@ def _attempts(
         finally:
             recorder.close()
         return
-    # spawn: a forked child would inherit this process's GL state
-    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, settings) as pool:
-        blocks = (pool.imap(_work, range(start, start + _BLOCK)) for start in count(0, _BLOCK))
-        yield (attempt for block in blocks for attempt in block)
+    # spawn: a forked child would inherit this process's GL state. An executor: a pool waits forever for a killed child.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=settings) as pool:
+        try:
+            yield _ahead(pool, 2 * workers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ahead(pool: ProcessPoolExecutor, reach: int) -> Iterator[Demonstration]:
+    """Attempts in order, `reach` of them under way at any time."""
+    pending = deque(pool.submit(_work, index) for index in range(reach))
+    for index in count(reach):
+        yield pending.popleft().result()
+        pending.append(pool.submit(_work, index))
 
 
 _recorder: Recorder | None = None  # a worker's own

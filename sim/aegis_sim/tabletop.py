@@ -195,6 +195,14 @@ class Tabletop(ManipulationEnv):
     def reward(self, action: np.ndarray | None = None) -> float:
         return 0.0
 
+    def step(self, action: np.ndarray) -> Any:
+        """One control step of a robosuite action, [-1, 1] each."""
+        outcome = super().step(action)
+        # MuJoCo's step leaves every pose where it was before its last integration
+        mujoco.mj_kinematics(self.sim.model._model, self.sim.data._data)
+        mujoco.mj_camlight(self.sim.model._model, self.sim.data._data)
+        return outcome
+
     # -- the scene -----------------------------------------------------------------------------------------------
 
     def dress(self, primitives: Sequence[Primitive]) -> None:
@@ -371,7 +379,11 @@ class Tabletop(ManipulationEnv):
 
     def _draw(self, camera: str, size: int, segmentation: bool) -> np.ndarray:
         if self.sim._render_context_offscreen is None:
+            warm_start = self.sim.data.qacc_warmstart.copy()
             context = _RenderContext(self.sim, device_id=-1)
+            self.sim.data.qacc_warmstart[:] = (
+                warm_start  # else looking, which solves once more, would change the motion
+            )
             context.vopt.geomgroup[:2] = (0, 1)  # what collides is not drawn, what is seen is
             context.vopt.sitegroup[:] = 0  # robosuite's coloured marks in the hand would pass for objects
         self._cull(camera)

@@ -1,0 +1,124 @@
+"""Recorded demonstrations: the layout, that they can be replayed, and that only whole files appear."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aegis_sim import commands, demonstrations, tasks
+from aegis_sim.demonstrations import record_demonstrations
+from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("record") / "made" / "demos.hdf5"
+    commands.record("pick", 4, path, seed=1, noise=0.03, short_fraction=0.5)
+    return path
+
+
+def contents(path: Path) -> dict[str, np.ndarray | str]:
+    """Every dataset and attribute of a file."""
+    found: dict[str, np.ndarray | str] = {}
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        found.update({f"{name}@{key}": str(value) for key, value in item.attrs.items()})
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[:]
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+def test_layout_is_robomimics(recorded: Path) -> None:
+    with h5py.File(recorded) as file:
+        data = file["data"]
+        assert sorted(data) == [f"demo_{i}" for i in range(4)]
+        assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
+        settings = json.loads(data.attrs["env_args"])
+        assert settings["task"] == "pick" and {"robosuite", "mujoco"} <= set(settings["versions"])
+        assert data.attrs["control_hz"] == CONTROL_HZ
+        assert json.loads(data.attrs["state_features"]) == [[f.name, f.unit] for f in STATE_FEATURES]
+        assert json.loads(data.attrs["action_features"]) == [[f.name, f.unit] for f in ACTION_FEATURES]
+        for demo in data.values():
+            steps = demo.attrs["num_samples"]
+            assert demo.attrs["success"] and demo.attrs["instruction"].startswith("pick up the ")
+            assert demo.attrs["model_file"].startswith("<mujoco") and demo.attrs["seed"] % 2 == 0
+            for name in ("obs/front_image", "obs/wrist_image"):
+                assert demo[name].shape == (steps, IMAGE_SIZE, IMAGE_SIZE, 3) and demo[name].dtype == np.uint8
+            for name in ("actions", "obs/state"):
+                assert demo[name].shape == (steps, 7) and demo[name].dtype == np.float32
+            assert demo["states"].shape[0] == steps and demo["states"].dtype == np.float64
+            assert demo["rewards"][:].tolist() == [0.0] * (steps - 1) + [1.0] == demo["dones"][:].tolist()
+
+
+def test_episodes_replay_to_the_last_bit(recorded: Path) -> None:
+    env = tasks.make("pick", cameras=())
+    with h5py.File(recorded) as file:
+        full = [demo for demo in file["data"].values() if not demo.attrs["short"]]
+        assert 0 < len(full) < 4, "the seed should give both kinds"
+        for demo in full:
+            _, info = env.reset(seed=int(demo.attrs["seed"]))
+            assert info["instruction"] == demo.attrs["instruction"]
+            for state, seen, action in zip(demo["states"], demo["obs/state"], demo["executed_actions"], strict=True):
+                assert np.array_equal(env.table.sim.get_state().flatten(), state)
+                assert np.array_equal(env.state(), seen)
+                terminated = env.step(action)[2]
+            assert terminated
+    env.close()
+
+
+def test_only_what_is_executed_is_disturbed(recorded: Path) -> None:
+    with h5py.File(recorded) as file:
+        for demo in file["data"].values():
+            label, executed = demo["actions"][:], demo["executed_actions"][:]
+            grasping = label[:, 6] >= 0.5
+            assert np.array_equal(label[grasping], executed[grasping])
+            assert np.array_equal(label[:, 6], executed[:, 6])
+        assert any((demo["actions"][:] != demo["executed_actions"][:]).any() for demo in file["data"].values())
+
+
+def test_the_file_does_not_depend_on_the_workers(recorded: Path, tmp_path: Path) -> None:
+    record_demonstrations("pick", 4, tmp_path / "b.hdf5", seed=1, noise=0.03, short_fraction=0.5, workers=2)
+    one, two = contents(recorded), contents(tmp_path / "b.hdf5")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_an_interrupted_recording_leaves_the_old_file(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "demos.hdf5"
+    path.write_bytes(recorded.read_bytes())
+
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(demonstrations, "_write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        record_demonstrations("pick", 1, path, seed=2)
+    assert path.read_bytes() == recorded.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"task": "drawn"}, "the expert can do pick"),
+        ({"episodes": 0}, "at least 1"),
+        ({"noise": -1.0}, "noise must be"),
+        ({"short_fraction": 1.5}, "short_fraction"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path: Path, change: dict, reason: str) -> None:
+    settings = {"task": "pick", "episodes": 1, "output": tmp_path / "x.hdf5", **change}
+    with pytest.raises(ValueError, match=reason):
+        record_demonstrations(**settings)
+    assert not list(tmp_path.iterdir())
