@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from aegis_policy.data.vqa import Sample, VQASet
@@ -74,23 +74,38 @@ class Anchor:
         return Anchor(self.mean.to(device), self.std.to(device), self.tokens)
 
 
-@contextmanager
-def record_layers(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """Within the block, each forward pass leaves the outputs of `layers` in the list: [B, P, W] each, with graph."""
-    outputs: list[Tensor] = []
+def transformer_layers(backbone: Backbone) -> nn.ModuleList:
+    """The layers of the language model that have an anchor."""
+    layers = backbone.language_model.layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
-    def first(*_: object) -> None:
-        outputs.clear()
 
-    def keep(module: nn.Module, args: object, output: Tensor) -> None:
-        outputs.append(output)
+class LayerRecorder:
+    """Within its block, each forward pass leaves the outputs of `layers` in one list: [B, P, W] each, with graph.
 
-    hooks = [layers[0].register_forward_pre_hook(first), *(layer.register_forward_hook(keep) for layer in layers)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
+    It hangs up the same hooks and fills the same list every time, as a compiled forward pass needs.
+    """
+
+    def __init__(self, layers: nn.ModuleList):
+        self.layers = layers
+        self.outputs: list[Tensor] = []
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> list[Tensor]:
+        self._hooks = [self.layers[0].register_forward_pre_hook(self._begin)]
+        self._hooks += [layer.register_forward_hook(self._keep) for layer in self.layers]
+        return self.outputs
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
             hook.remove()
+
+    def _begin(self, *_: object) -> None:
+        self.outputs.clear()
+
+    def _keep(self, module: nn.Module, args: object, output: Tensor) -> None:
+        self.outputs.append(output)
 
 
 def anchor_of_sets(
@@ -123,7 +138,7 @@ def compute_anchor(backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor, T
     device = next(backbone.parameters()).device
     total = torch.zeros(text.num_hidden_layers, text.hidden_size, dtype=torch.float64, device=device)
     squares, tokens = torch.zeros_like(total), 0
-    with record_layers(backbone.language_model.layers) as outputs:
+    with LayerRecorder(transformer_layers(backbone)) as outputs:
         for images, ids, valid in batches:
             with autocast(device):
                 prefix = backbone.encode(images.to(device), ids.to(device), valid.to(device))
@@ -152,10 +167,11 @@ def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor
         valid: [B, P] bool, tokens that count.
         anchor: the fixed side, on the same device.
     """
-    weight = (valid.float() / valid.sum()).flatten()  # (B*P,)
-    loss = recorded[0].new_zeros((), dtype=torch.float32)
+    precision = torch.promote_types(recorded[0].dtype, torch.float32)
+    weight = (valid.to(precision) / valid.sum()).flatten()  # (B*P,)
+    loss = weight.new_zeros(())
     for hidden, mean, std in zip(recorded, anchor.mean, anchor.std, strict=True):
-        states = hidden.float().flatten(0, 1)  # (B*P, W)
+        states = hidden.to(precision).flatten(0, 1)  # (B*P, W)
         mu = weight @ states
         sigma = (weight @ (states - mu).square()).clamp_min(_SMALLEST_VARIANCE).sqrt()
         loss = loss + (mu - mean).square().sum() + (sigma - std).square().sum()

@@ -56,15 +56,15 @@ class Batches:
         pixels = self.processor.images(images)
         if self.augment:
             pixels = vary_brightness(pixels, generator)
-        actions = torch.from_numpy(self.norm_stats.actions.normalize(actions))
-        draws = (len(actions), self.noise_samples)
+        chunks = torch.from_numpy(self.norm_stats.actions.normalize(actions))
+        draws = (len(chunks), self.noise_samples)
         batch = Batch(
             images=pixels,
             ids=self._ids[instruction],
             valid=self._valid[instruction],
             state=torch.from_numpy(self.norm_stats.state.normalize(state)),
-            actions=actions,
-            noise=torch.randn(*draws, *actions.shape[1:], generator=generator),
+            actions=chunks,
+            noise=torch.randn(*draws, *chunks.shape[1:], generator=generator),
             time=sample_time(draws, generator),
         )
         return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})

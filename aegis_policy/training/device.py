@@ -18,5 +18,5 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

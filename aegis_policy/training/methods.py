@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aegis_policy.model.policy import AegisPolicy
-from aegis_policy.training.anchor import Anchor, record_layers, w2_loss
+from aegis_policy.model.policy import AegisPolicy, Prefix
+from aegis_policy.training.anchor import Anchor, LayerRecorder, transformer_layers, w2_loss
 from aegis_policy.training.config import MethodName
 from aegis_policy.training.device import autocast
 from aegis_policy.training.projection import project
@@ -69,18 +69,28 @@ class Method(ABC):
     def backward(self, batch: Batch) -> dict[str, float]:
         """Leave the gradient of every trainable parameter in its `.grad`, and return what is worth logging."""
 
-    def flow_loss(self, batch: Batch, *, detach: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean flow-matching loss, and which prefix tokens [B, P] were valid.
+    def compile(self) -> None:
+        """Compile both halves of the forward pass, the prefix and the flow; the first step then takes minutes."""
+        self._encode = torch.compile(self._encode, dynamic=False)  # type: ignore[method-assign]
+        self._flow_loss = torch.compile(self._flow_loss, dynamic=False)  # type: ignore[method-assign]
+
+    def flow_loss(self, batch: Batch, *, detach: bool = False) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mean flow-matching loss, which prefix tokens [B, P] are valid, and what `_encode` recorded.
 
         Args:
             detach: read the prefix without a graph.
         """
-        policy = self.policy
         with autocast(self.device):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-                prefix = policy.encode(batch.images, batch.ids, batch.valid)
-            loss = policy.flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time).mean()
-        return loss, prefix.valid
+                prefix, recorded = self._encode(batch.images, batch.ids, batch.valid)
+            loss = self._flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time)
+        return loss, prefix.valid, recorded
+
+    def _encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> tuple[Prefix, list[Tensor]]:
+        return self.policy.encode(images, ids, valid), []
+
+    def _flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return self.policy.flow_loss(prefix, state, actions, noise, time).mean()
 
 
 class Naive(Method):
@@ -88,7 +98,7 @@ class Naive(Method):
 
     def backward(self, batch: Batch) -> dict[str, float]:
         self.policy.zero_grad()
-        loss, _ = self.flow_loss(batch)
+        loss, *_ = self.flow_loss(batch)
         loss.backward()
         return {"loss": loss.item()}
 
@@ -102,7 +112,7 @@ class StopGradient(Method):
 
     def backward(self, batch: Batch) -> dict[str, float]:
         self.policy.zero_grad()
-        loss, _ = self.flow_loss(batch, detach=True)
+        loss, *_ = self.flow_loss(batch, detach=True)
         loss.backward()
         return {"loss": loss.item()}
 
@@ -122,13 +132,21 @@ class Aegis(Method):
         super().__init__(policy, freeze_vision)
         anchor.check(policy)
         self.anchor = anchor.to(self.device)
-        self.layers = [list(layer.parameters()) for layer in policy.language_model.layers]
+        self.layers = [list(layer.parameters()) for layer in transformer_layers(policy)]
+        self.recorder = LayerRecorder(transformer_layers(policy))
+
+    def compile(self) -> None:
+        """As `Method.compile`; the compiled graph keeps its buffers for the second backward pass."""
+        import torch._functorch.config as functorch
+
+        functorch.donated_buffer = False
+        super().compile()
 
     def backward(self, batch: Batch) -> dict[str, float]:
-        with record_layers(self.policy.language_model.layers) as recorded:
-            loss, valid = self.flow_loss(batch)
+        with self.recorder:
+            loss, valid, recorded = self.flow_loss(batch)
+        self.recorder.outputs.clear()
         drift = w2_loss(recorded, valid, self.anchor)
-        recorded.clear()
         trained = [*self.backbone, *self.expert]
         task = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(trained, task, strict=True):
@@ -138,8 +156,8 @@ class Aegis(Method):
         shed, projected = [], 0
         for layer in self.layers:
             result = project([p.grad for p in layer], [next(restoring) for _ in layer])
-            for parameter, gradient in zip(layer, result.gradients, strict=True):
-                parameter.grad = gradient
+            for parameter, bent in zip(layer, result.gradients, strict=True):
+                parameter.grad = bent
             shed.append(result.shed)
             projected += result.projected
         return {
@@ -149,6 +167,9 @@ class Aegis(Method):
             "shed_max": max(shed),
             "layers_projected": projected / len(shed),
         }
+
+    def _encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> tuple[Prefix, list[Tensor]]:
+        return self.policy.encode(images, ids, valid), list(self.recorder.outputs)
 
 
 def make_method(name: MethodName, policy: AegisPolicy, anchor: Anchor | None, freeze_vision: bool) -> Method:

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from aegis_policy import Camera, Feature
+from aegis_policy.data.demonstrations import Demonstrations, is_displacement
+from tests.training.tiny import SIZE, write_demonstrations
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_demonstrations(tmp_path / "pick.hdf5", episodes=12)
+
+
+def edit(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file["data"])
+    return path
+
+
+def test_every_step_of_every_demonstration_in_order(path):
+    dataset = Demonstrations([path], horizon=1)
+    row = 0
+    with h5py.File(path) as file:
+        for number in range(12):  # demo_10 after demo_9
+            demo = file[f"data/demo_{number}"]
+            for step in range(len(demo["actions"])):
+                sample = dataset[row]
+                np.testing.assert_array_equal(sample.images[0], demo["obs/front_image"][step])
+                np.testing.assert_array_equal(sample.images[1], demo["obs/wrist_image"][step])
+                np.testing.assert_array_equal(sample.state, demo["obs/state"][step])
+                np.testing.assert_array_equal(sample.actions, demo["actions"][step : step + 1])
+                assert sample.instruction == demo.attrs["instruction"]
+                row += 1
+    assert row == len(dataset) and dataset.episodes == 12
+    with pytest.raises(IndexError):
+        dataset[row]
+
+
+def test_a_chunk_is_what_was_done_next_and_then_standing_still_with_the_grip_held(path):
+    dataset = Demonstrations([path], horizon=4)
+    with h5py.File(path) as file:
+        actions = file["data/demo_0/actions"][:]
+    end = len(actions)
+    np.testing.assert_array_equal(dataset[0].actions, actions[:4])
+    np.testing.assert_array_equal(dataset[end - 4].actions, actions[-4:])
+    hold = [0, 0, actions[-1, 2]]
+    np.testing.assert_array_equal(dataset[end - 2].actions, [*actions[-2:], hold, hold])
+    np.testing.assert_array_equal(dataset[end - 1].actions, [actions[-1], hold, hold, hold])
+    np.testing.assert_array_equal(dataset.actions[:end], actions)  # gathering changed nothing
+
+
+def test_set_points_are_held_and_displacements_are_not():
+    assert is_displacement(Feature("dx", "m")) and is_displacement(Feature("drz", "rad"))
+    assert not is_displacement(Feature("gripper", "1")) and not is_displacement(Feature("joint_1", "rad"))
+
+
+def test_gathering_from_memory_and_from_the_file_is_the_same(path):
+    rows = np.random.default_rng(0).integers(0, 50, 20)
+    for a, b in zip(
+        Demonstrations([path], 3).gather(rows), Demonstrations([path], 3, in_memory=0).gather(rows), strict=True
+    ):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_files_are_one_dataset(path, tmp_path):
+    other = write_demonstrations(tmp_path / "more.hdf5", episodes=2, seed=1)
+    first, second, both = (Demonstrations(paths, 3) for paths in ([path], [other], [path, other]))
+    assert len(both) == len(first) + len(second)
+    np.testing.assert_array_equal(both[len(first)].images, second[0].images)
+
+
+def test_knows_what_a_policy_must_know(path):
+    dataset = Demonstrations([path], 3)
+    assert dataset.cameras == [Camera("front", SIZE, SIZE), Camera("wrist", SIZE, SIZE)]
+    assert dataset.state_features[2] == Feature("opening", "m") and dataset.control_hz == 10
+    assert dataset.instructions == ["pick up the blue cube", "pick up the green cube", "pick up the red cube"]
+    assert Demonstrations([path], 3, cameras=["wrist"])[0].images.shape == (1, SIZE, SIZE, 3)
+    stats = dataset.norm_stats()
+    np.testing.assert_allclose(stats.actions.mean, dataset.actions.mean(0), rtol=1e-5)
+    assert len(stats.state.std) == 3
+
+
+def poison(data):
+    data["demo_3/obs/state"][2, 1] = np.nan
+
+
+def shorten(data):
+    values = data["demo_4/obs/state"][:-1]
+    del data["demo_4/obs/state"]
+    data["demo_4/obs/state"] = values
+
+
+def widen(data):
+    del data["demo_1/actions"]
+    data["demo_1/actions"] = np.zeros((data["demo_1"].attrs["num_samples"], 4), np.float32)
+
+
+def float_images(data):
+    values = data["demo_2/obs/front_image"][:].astype(np.float32)
+    del data["demo_2/obs/front_image"]
+    data["demo_2/obs/front_image"] = values
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (poison, r"demo_3: 'obs/state', row 2: not a finite number"),
+        (shorten, r"demo_4: \d actions and \d states"),
+        (widen, r"demo_1: 'actions' has shape \[\d, 4\], expected \[steps, 3\]"),
+        (float_images, r"demo_2: 'obs/front_image' is float32.*expected uint8"),
+        (lambda data: data["demo_5/obs"].pop("wrist_image"), r"demo_5: no 'obs/wrist_image'"),
+        (lambda data: data["demo_6"].pop("actions"), r"demo_6: no 'actions'"),
+        (lambda data: data["demo_7"].attrs.__setitem__("num_samples", 99), r"demo_7: num_samples says 99"),
+        (lambda data: data["demo_8"].attrs.__setitem__("instruction", " "), r"demo_8: .*'instruction'"),
+        (lambda data: data.attrs.__delitem__("control_hz"), r"'control_hz'"),
+        (lambda data: data.attrs.__setitem__("control_hz", 0), r"control_hz is 0"),
+        (lambda data: data.attrs.__setitem__("state_features", "[1]"), r"'state_features' is not a JSON list"),
+    ],
+)
+def test_says_which_file_demonstration_and_row_is_wrong(path, change, message):
+    edit(path, change)
+    with pytest.raises(ValueError, match=message) as error:
+        Demonstrations([path], 3)
+    assert str(path) in str(error.value)
+
+
+def test_says_which_camera_is_missing(path):
+    with pytest.raises(ValueError, match=r"no images of camera side; it has \['front', 'wrist'\]"):
+        Demonstrations([path], 3, cameras=["front", "side"])
+
+
+def test_says_in_what_two_files_differ(path, tmp_path):
+    other = write_demonstrations(tmp_path / "fast.hdf5", episodes=2)
+    edit(other, lambda data: data.attrs.__setitem__("control_hz", 20))
+    with pytest.raises(ValueError, match=r"fast\.hdf5: does not go with .*control_hz 20\.0 instead of 10\.0"):
+        Demonstrations([path, other], 3)
+
+
+def test_a_truncated_or_absent_file_is_named(path, tmp_path):
+    cut = tmp_path / "cut.hdf5"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"cut\.hdf5: not a whole HDF5 file"):
+        Demonstrations([cut], 3)
+    with pytest.raises(FileNotFoundError, match=r"none\.hdf5"):
+        Demonstrations([tmp_path / "none.hdf5"], 3)
+    with h5py.File(tmp_path / "empty.hdf5", "w") as file:
+        file["other"] = 1
+    with pytest.raises(ValueError, match="no group 'data'"):
+        Demonstrations([tmp_path / "empty.hdf5"], 3)

@@ -1,0 +1,73 @@
+"""Kill the real training process at random moments: the newest checkpoint always loads, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aegis_policy.model.checkpoint import load
+from aegis_policy.training import state
+
+STEPS = 60
+
+
+def start(*options: str) -> subprocess.Popen[bytes]:
+    command = Path(sys.executable).with_name("aegis")
+    return subprocess.Popen([command, "train", *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name) for path in state.checkpoints(run)), default=0)
+
+
+def check(run: Path) -> int:
+    """The newest checkpoint loads, by `last` and by name; returns its step."""
+    load(run)
+    folder = state.checkpoints(run)[-1]
+    load(folder / state.MODEL)
+    step = json.loads((folder / state.STATE / "state.json").read_text())["step"]
+    assert step == int(folder.name)
+    return step
+
+
+@pytest.mark.parametrize(
+    ("kills", "from_the_start"),
+    [(3, False), pytest.param(20, True, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+)
+def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start):
+    """Every step writes a checkpoint, so that most kills come while one is being written or an old one removed.
+
+    `from_the_start`: kills come at any moment since the process was started, its loading included.
+    """
+    run, rng = tmp_path / "run", random.Random(0)
+    first = (
+        *("--dataset", str(demonstrations), "--checkpoint", str(vlm), "--method", "naive", "--steps", str(STEPS)),
+        *("--output", str(run), "--save-every", "1", "--keep", "2", "--eval-every", "0"),
+        *("--batch-size", "4", "--noise-samples", "1"),
+    )
+    reached, began, loading = 0, time.monotonic(), 0.0
+    for kill in range(kills):
+        process = start(*first) if not kill else start("--resume", str(run))
+        if not from_the_start or not kill:
+            while newest(run) <= reached:
+                assert process.poll() is None, process.stderr.read().decode()
+                time.sleep(0.01)
+            loading = loading or time.monotonic() - began
+        time.sleep(rng.uniform(0, 1.3 * loading if from_the_start else 0.3))
+        process.kill()
+        process.communicate()
+        step = check(run)
+        assert step >= reached
+        reached = step
+    assert reached < STEPS, "it finished before the last kill: nothing was tested"
+    process = start("--resume", str(run))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()
+    assert check(run) == STEPS
+    assert sorted(path.name for path in (run / state.CHECKPOINTS).iterdir()) == ["000059", "000060", "last"]
