@@ -24,6 +24,7 @@ RATES = {
     "right_object": "Right object taken or gone for",
     "vqa": "Questions answered right",
 }
+ROWS = {"success": "success", "right_object": "right object", "vqa": "VQA accuracy"}  # of the table in text
 # what a line of metrics.jsonl has under "vqa" for each question set -> (title, whether it is an accuracy)
 VQA_CURVES = {"accuracy": ("Held-out answers right", True), "cross_entropy": ("Held-out answer loss", False)}
 CSS = Path(__file__).parent / "assets" / "report.css"
@@ -73,7 +74,7 @@ def write_report(
 def text_table(loaded: Mapping[str, Mapping[str, Any]], *, families: bool = False) -> str:
     """The rates of one or more evaluations (label -> what `aegis eval` writes) as lines of text."""
     rows = [("", *loaded)]
-    names = {name: [data.get(name) for data in loaded.values()] for name in RATES}
+    names = {name: [data.get(key) for data in loaded.values()] for key, name in ROWS.items()}
     if families:
         seen = sorted({family for data in loaded.values() for family in data["vqa_families"]})
         names |= {f"  {family}": [data["vqa_families"].get(family) for data in loaded.values()] for family in seen}

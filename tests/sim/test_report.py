@@ -131,7 +131,7 @@ def test_the_table_holds_every_rate_beside_its_interval(files):
     table = text_table(loaded, families=True).splitlines()
     assert table[0].split() == ["before", "after"]
     assert "0.25 [0.05, 0.70], n = 4" in table[1] and "0.75 [0.30, 0.95], n = 4" in table[1]
-    assert [line.split()[0] for line in table[1:]] == ["success", "right", "vqa", "count", "where"]
+    assert [line.split()[0] for line in table[1:]] == ["success", "right", "VQA", "count", "where"]
 
 
 finite = st.floats(-1e6, 1e6)
