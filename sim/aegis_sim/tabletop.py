@@ -10,13 +10,11 @@ to the right. The table's top is at z = `TABLE_HEIGHT`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -25,7 +23,6 @@ import numpy as np
 os.environ.setdefault("MUJOCO_GL", "egl")  # no display is needed; robosuite reads this as it is imported
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)  # its start-up notes
 
-import robosuite.models  # noqa: E402
 from robosuite.controllers import load_composite_controller_config  # noqa: E402
 from robosuite.environments.manipulation.manipulation_env import ManipulationEnv  # noqa: E402
 from robosuite.models.arenas import TableArena  # noqa: E402
@@ -33,9 +30,9 @@ from robosuite.models.grippers import register_gripper  # noqa: E402
 from robosuite.models.grippers.panda_gripper import PandaGripper  # noqa: E402
 from robosuite.models.objects import BoxObject  # noqa: E402
 from robosuite.models.tasks import ManipulationTask  # noqa: E402
-from robosuite.utils.binding_utils import MjRenderContextOffscreen  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
+from aegis_sim.rendering import TABLE_MATERIAL, Point, Renderer, child, prepare_drawing  # noqa: E402
 from aegis_sim.scenery import (  # noqa: E402
     COLOURS,
     MAX_OBJECTS,
@@ -71,10 +68,6 @@ HOME_POSITION = (-0.08, 0.0, 1.0)
 PHYSICS_TIMESTEP = 0.004  # s; robosuite's 0.002 is no better here, and its controller (Python) runs once per step
 STIFFNESS = 300.0  # 1/s^2; at robosuite's 150 the arm covers under half of what each 0.1 s command asks for
 
-_MATERIAL = "aegis_table_"
-_DRAWN, _HIDDEN = 1, 5  # MuJoCo's geom groups
-_PEDESTAL = "fixed_mount0_pedestal_vis"  # 33,000 triangles, mostly under the table: as many as the arm's lower half
-
 
 @register_gripper
 class QuickPandaGripper(PandaGripper):
@@ -86,19 +79,6 @@ class QuickPandaGripper(PandaGripper):
     @property
     def speed(self) -> float:
         return 0.4
-
-
-class _RenderContext(MjRenderContextOffscreen):
-    """robosuite's assumes that it is alone: with two in a process it draws into, and frees, the other's buffers."""
-
-    def render(self, *args: Any, **options: Any) -> None:
-        self.gl_ctx.make_current()
-        super().render(*args, **options)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the display may be gone already as the interpreter exits
-            self.gl_ctx.make_current()
-            super().__del__()
 
 
 class Tabletop(ManipulationEnv):
@@ -146,27 +126,17 @@ class Tabletop(ManipulationEnv):
         self.model = ManipulationTask(arena, [robot], self._objects)
 
     def edit_model_xml(self, xml: str) -> str:
-        """Drop what makes drawing slow, and compile every table texture in, to be switched at run time."""
         root = ElementTree.fromstring(super().edit_model_xml(xml))
-        root.find("option").set("timestep", str(PHYSICS_TIMESTEP))
-        quality = ElementTree.SubElement(root.find("visual"), "quality")
-        quality.set("offsamples", "0")
-        quality.set("shadowsize", "0")
-        assets = root.find("asset")
-        textures = Path(robosuite.models.assets_root) / "textures"
-        for name in TABLE_TEXTURES:
-            texture = ElementTree.SubElement(assets, "texture", name=_MATERIAL + name, type="cube")
-            if name == "plain":
-                texture.attrib.update(builtin="flat", rgb1="1 1 1", width="8", height="8")
-            else:
-                texture.set("file", str(textures / f"{name}.png"))
-            ElementTree.SubElement(assets, "material", name=_MATERIAL + name, texture=_MATERIAL + name, specular="0.2")
-        for material in root.iter("material"):
-            material.set("reflectance", "0")
+        child(root, "option").set("timestep", str(PHYSICS_TIMESTEP))
+        prepare_drawing(root)
         for body in root.iter("body"):
             if body.get("name", "").startswith("object"):
                 body.set("gravcomp", "1")  # MuJoCo honours a change at run time only if it was compiled in
         return ElementTree.tostring(root, encoding="unicode")
+
+    def _initialize_sim(self, xml_string: str | None = None) -> None:
+        super()._initialize_sim(xml_string)
+        self._renderer = Renderer(self.sim)
 
     def initialize_time(self, control_freq: float) -> None:
         super().initialize_time(control_freq)
@@ -182,10 +152,6 @@ class Tabletop(ManipulationEnv):
         self._geom_ids = [
             [model.geom_name2id(geom) for geom in item.contact_geoms + item.visual_geoms] for item in self._objects
         ]
-        meshes = self.sim.model.geom_type == int(mujoco.mjtGeom.mjGEOM_MESH)
-        self._meshes = np.flatnonzero(meshes & np.isin(self.sim.model.geom_group, (_DRAWN, _HIDDEN)))
-        self._meshes = self._meshes[self._meshes != model.geom_name2id(_PEDESTAL)]
-        model.geom_group[model.geom_name2id(_PEDESTAL)] = _HIDDEN
         self._site_id = self.robots[0].eef_site_id["right"]
         self._arm = np.array(self.robots[0]._ref_joint_pos_indexes)
         self._arm_velocity = np.array(self.robots[0]._ref_joint_vel_indexes)
@@ -228,7 +194,7 @@ class Tabletop(ManipulationEnv):
             gravity_compensation[self._body_ids[i]] = float(i >= len(primitives))
         self.sim.forward()
 
-    def place(self, index: int, position: Sequence[float], yaw: float) -> None:
+    def place(self, index: int, position: Point, yaw: float) -> None:
         """Put object `index` at `position` (world, m), upright at `yaw` (rad) and at rest.
 
         Several may be placed before one `sim.forward()` makes it so.
@@ -269,10 +235,10 @@ class Tabletop(ManipulationEnv):
             raise ValueError(f"table texture '{look.table_texture}': choose from {', '.join(TABLE_TEXTURES)}")
         model, names = self.sim.model._model, mujoco.mjtObj
         self.look = look
-        camera = self._camera_id(FRONT)
+        camera = self.sim.model.camera_name2id(FRONT)
         model.cam_pos[camera], model.cam_quat[camera] = look.front.position, look.front.quaternion()
         model.cam_fovy[camera] = look.front.fovy
-        material = mujoco.mj_name2id(model, names.mjOBJ_MATERIAL, _MATERIAL + look.table_texture)
+        material = mujoco.mj_name2id(model, names.mjOBJ_MATERIAL, TABLE_MATERIAL + look.table_texture)
         model.geom_matid[self.sim.model.geom_name2id("table_visual")] = material
         model.mat_rgba[material, :3] = look.table_colour
         for name, colour in (("walls_mat", look.wall_colour), ("floorplane", look.floor_colour)):
@@ -318,7 +284,7 @@ class Tabletop(ManipulationEnv):
         left, right = self.sim.data.qpos[self._fingers]
         return float(left - right)
 
-    def set_arm(self, position: Sequence[float], rotation: Rotation = HOME_ROTATION, opening: float = 0.08) -> float:
+    def set_arm(self, position: Point, rotation: Rotation = HOME_ROTATION, opening: float = 0.08) -> float:
         """Put the gripper at a pose (world, m) at once, without physics.
 
         Returns:
@@ -362,56 +328,23 @@ class Tabletop(ManipulationEnv):
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
-    def _camera_id(self, camera: str) -> int:
-        return int(self.sim.model.camera_name2id(camera))
-
-    def _cull(self, camera: str) -> None:
-        """Hide the meshes that lie wholly outside the camera's view: the same pixels in half the time.
-
-        The Panda's 170,000 triangles are nearly all that drawing costs, and a camera sees few of them.
-        """
-        data, model, camera_id = self.sim.data._data, self.sim.model._model, self._camera_id(camera)
-        centres = (data.geom_xpos[self._meshes] - data.cam_xpos[camera_id]) @ data.cam_xmat[camera_id].reshape(3, 3)
-        radius, half_angle = model.geom_rbound[self._meshes], np.radians(model.cam_fovy[camera_id]) / 2
-        beside = np.abs(centres[:, :2]) * np.cos(half_angle) + centres[:, 2:] * np.sin(half_angle)  # [M, 2]
-        outside = (beside > radius[:, None]).any(axis=1) | (centres[:, 2] > radius)
-        model.geom_group[self._meshes] = np.where(outside, _HIDDEN, _DRAWN)
-
-    def _draw(self, camera: str, size: int, segmentation: bool) -> np.ndarray:
-        if self.sim._render_context_offscreen is None:
-            warm_start = self.sim.data.qacc_warmstart.copy()
-            context = _RenderContext(self.sim, device_id=-1)
-            self.sim.data.qacc_warmstart[:] = (
-                warm_start  # else looking, which solves once more, would change the motion
-            )
-            context.vopt.geomgroup[:2] = (0, 1)  # what collides is not drawn, what is seen is
-            context.vopt.sitegroup[:] = 0  # robosuite's coloured marks in the hand would pass for objects
-        self._cull(camera)
-        pixels = self.sim.render(width=size, height=size, camera_name=camera, segmentation=segmentation)
-        return pixels[::-1]  # OpenGL's first row is the bottom one; a left-right flip would make left right
-
     def render_camera_image(self, camera: str, size: int) -> np.ndarray:
         """What `camera` (FRONT or WRIST) sees, uint8 [size, size, 3], the right way up."""
-        return np.ascontiguousarray(self._draw(camera, size, segmentation=False))
+        return np.ascontiguousarray(self._renderer.draw(camera, size))
 
     def segment(self, camera: str, size: int) -> np.ndarray:
         """Which object each pixel of `camera` shows, int8 [size, size]: -1 none, else the index in `primitives`."""
-        drawn = self._draw(camera, size, segmentation=True)
+        drawn = self._renderer.draw(camera, size, segmentation=True)
         owner = np.full(self.sim.model._model.ngeom + 1, -1, np.int8)  # the last one: no geom at all
         for index in range(len(self.primitives)):
             owner[self._geom_ids[index]] = index
         geoms = np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)
         return owner[geoms]
 
-    def project(self, point: Sequence[float], camera: str) -> tuple[float, float]:
+    def project(self, point: Point, camera: str) -> tuple[float, float]:
         """Image coordinates of a world point (m) in `camera`: u to the right, v down, the image is [0, 1] x [0, 1].
 
         Raises:
             ValueError: the point is behind the camera.
         """
-        data, camera_id = self.sim.data._data, self._camera_id(camera)
-        x, y, z = data.cam_xmat[camera_id].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[camera_id])
-        if z >= 0:
-            raise ValueError(f"point {tuple(point)} is behind camera '{camera}'")
-        scale = 2 * np.tan(np.radians(self.sim.model._model.cam_fovy[camera_id]) / 2) * -z
-        return float(0.5 + x / scale), float(0.5 - y / scale)
+        return self._renderer.project(point, camera)
