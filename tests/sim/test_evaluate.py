@@ -86,7 +86,6 @@ class Recording(Wandering):
 def test_neither_asking_nor_filming_changes_a_motion():
     quiet, busy = Recording(), Recording()
     env = tasks.make("pick-moved-camera", render_mode="rgb_array")
-    env.reset(seed=0)
     without = run_episode(quiet, env, SEEDS[0], questions_asked=False)
     with_both = run_episode(busy, env, SEEDS[0], film=True)
     env.close()
