@@ -47,7 +47,8 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: 2 for a wrong argument, an expected error or a missing extra, 130 for an interrupt.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every single request
+    for chatty in ("httpx", "OpenGL"):  # every single request; every missing accelerator
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         _run(list(sys.argv[1:] if args is None else args))
     except (MissingExtraError, *EXPECTED_ERRORS) as error:

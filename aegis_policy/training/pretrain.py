@@ -76,8 +76,8 @@ class PatchHeads(nn.Module):
 def initialise(backbone: Backbone) -> None:
     """Start livelier than transformers does: with its defaults a model of this size stays at the answers' prior."""
     with torch.no_grad():
-        language = backbone.language_model
-        language.embed_tokens.weight.normal_(0, 0.1)
+        language = backbone.vlm.model.language_model
+        backbone.vlm.get_input_embeddings().weight.normal_(0, 0.1)
         backbone.vlm.model.multi_modal_projector.linear.weight.mul_(5)
         for layer in language.layers:
             layer.post_attention_layernorm.weight.fill_(-0.7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -68,7 +69,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(questions: Path, tmp_p
     assert (resumed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
-def _dies_at(step_function, last: int):  # noqa: ANN001, ANN202 - wraps a method
+def _dies_at(step_function: Callable[[int], dict[str, float]], last: int) -> Callable[[int], dict[str, float]]:
     def step(step: int) -> dict[str, float]:
         if step == last:
             raise KeyboardInterrupt
