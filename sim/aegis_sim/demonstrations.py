@@ -75,14 +75,15 @@ class Recorder:
         """One attempt, successful or not."""
         env, seed = self._env, episode_seed("record", self._seed, index)
         rng = np.random.default_rng(seed)
-        env.reset(seed=seed)
+        observation, info = env.reset(seed=seed)
         self._expert.reset()
         short = bool(rng.random() < self._short_fraction)
         if short:
             _start_on_the_way(env, rng)
+            observation = env.observe()
         disturb = _disturbances(rng, self._noise)
         actions, executed, states, observations = [], [], [], []
-        observation, ended = env.observe(), False
+        ended = False
         while not ended:
             action = self._expert.act()
             observations.append(observation)
