@@ -45,7 +45,7 @@ class Moments:
         for feature, spread in zip(features, std, strict=True):
             if spread < SMALLEST_STD:
                 log.warning(
-                    "'%s' hardly varies in this data (standard deviation %.2g %s): normalised by %g instead",
+                    "'%s' hardly varies in this data: a standard deviation of %.2g %s, taken as %g",
                     *(feature.name, spread, feature.unit, SMALLEST_STD),
                 )
         q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
