@@ -117,14 +117,14 @@ class PretrainConfig:
     vqa: tuple[str, ...] = ()
     holdout: tuple[str, ...] = ()
     checkpoint: str | None = None
-    steps: int = 8000
-    vision_steps: int = 700
+    steps: int = 6000
+    vision_steps: int = 1500
     rows: int = 24
     questions: int = 8
     two_cameras: float = 0.3
     learning_rate: float = 1.2e-3
     final_share: float = 0.08
-    auxiliary: float = 0.3
+    auxiliary: float = 0.2
     eval_every: int = 1000
     holdout_questions: int = 512
     seed: int = 0

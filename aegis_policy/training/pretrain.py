@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from aegis_policy.data.mosaic import Mosaics
 from aegis_policy.data.packing import IGNORE, Packed, pack
 from aegis_policy.data.vqa import Question, VQASet
 from aegis_policy.model.backbone import Backbone, new_vlm
@@ -38,48 +39,99 @@ PACKED_LENGTH = 104
 VISION_STEPS = 2**31
 """Batches of the vision tower's own steps are numbered from here."""
 LOG_EVERY = 50
+OUTLINE = 6
+"""A patch's outline is told in so many pieces on a side."""
 HEADS = "heads.safetensors"
 
 
 class PatchHeads(nn.Module):
-    """What each image token should know: where it is (two numbers in [-1, 1]) and what it shows (a class)."""
+    """What each image token should know: where it is, the colour and shape it shows, and the outline of it.
 
-    def __init__(self, width: int, classes: int, grid: int):
+    Colour and shape have heads of their own, so that what a cube looks like is learnt from cubes of every colour; the
+    outline makes the tower see form before it can name it.
+
+    Args:
+        width: of the tokens.
+        colours, shapes: how many there are; a label is 1 + colour * shapes + shape, and 0 for nothing.
+        grid: tokens on a side.
+    """
+
+    def __init__(self, width: int, colours: int, shapes: int, grid: int):
         super().__init__()
+        self.grid, self.shapes = grid, shapes
         self.place = nn.Linear(width, 2)
-        self.shows = nn.Linear(width, classes)
-        self.grid = grid
+        self.colour = nn.Linear(width, 1 + colours)
+        self.shape = nn.Linear(width, 1 + shapes)
+        self.outline = nn.Linear(width, OUTLINE * OUTLINE)
         axis = torch.linspace(-1, 1, grid)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.xy = nn.Buffer(torch.stack([x, y], dim=-1).reshape(1, grid * grid, 2))
-        weight = torch.ones(classes)
-        weight[0] = 0.15  # most patches show the table
-        self.weight = nn.Buffer(weight)
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """[B, N, W] image tokens and [B, N] classes -> loss."""
+    def forward(self, features: Tensor, patches: Patches) -> Tensor:
+        """Image tokens [B, N, W] and what they should know -> loss."""
         features = features.float()
         place = F.mse_loss(self.place(features), self.xy.expand(len(features), -1, -1))
-        shows = F.cross_entropy(self.shows(features).flatten(0, 1), labels.flatten(), weight=self.weight)
-        return 2 * place + shows
+        named = patches.label > 0
+        colour = torch.where(named, (patches.label - 1) // self.shapes + 1, 0)
+        shape = torch.where(named, (patches.label - 1) % self.shapes + 1, 0)
+        outline = F.binary_cross_entropy_with_logits(
+            self.outline(features), patches.outline, pos_weight=features.new_tensor(5.0)
+        )
+        return 2 * place + _rare(self.colour(features), colour) + _rare(self.shape(features), shape) + 5 * outline
 
-    def patch_labels(self, labels: np.ndarray) -> Tensor:
-        """Pixel classes uint8 [..., S, S] -> [..., N]: what covers most of a patch, if it covers an eighth of it."""
-        side = labels.shape[-1] // self.grid
-        tiles = torch.as_tensor(labels).long().unflatten(-1, (self.grid, side)).unflatten(-3, (self.grid, side))
-        tiles = tiles.movedim(-2, -3).flatten(-2).flatten(-3, -2)  # (..., N, side*side)
-        counts = F.one_hot(tiles, self.weight.numel()).sum(dim=-2)
-        counts[..., 0] = side * side // 8
-        return counts.argmax(dim=-1)
+
+class Patches(NamedTuple):
+    """Per image token: label [B, N], 0 for nothing, and outline [B, N, O*O], the share of each piece that is object."""
+
+    label: Tensor
+    outline: Tensor
+
+    @classmethod
+    def of(cls, labels: np.ndarray, grid: int) -> Patches:
+        """Of label images uint8 [..., S, S], all leading dimensions made one."""
+        pixels = torch.as_tensor(labels).flatten(0, -3)
+        side = pixels.shape[-1] // grid
+        tiles = _tiles(pixels.long(), grid)  # (B, N, side * side)
+        counts = F.one_hot(tiles, int(pixels.max()) + 1).sum(dim=-2)
+        counts[..., 0] = side * side // 8  # what covers most of a patch counts, if it covers an eighth of it
+        shares = F.adaptive_avg_pool2d((pixels > 0).float()[:, None], grid * OUTLINE)[:, 0]
+        return cls(counts.argmax(dim=-1), _tiles(shares, grid))
+
+    def to(self, device: torch.device) -> Patches:
+        return Patches(self.label.to(device), self.outline.to(device))
+
+
+def _tiles(image: Tensor, grid: int) -> Tensor:
+    """[B, S, S] -> [B, N, pixels of a patch], patches row by row."""
+    side = image.shape[-1] // grid
+    return image.unflatten(-1, (grid, side)).unflatten(-3, (grid, side)).transpose(-2, -3).flatten(-2).flatten(1, 2)
+
+
+def _rare(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy in which nothing (class 0, most patches) weighs less."""
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[0] = 0.15
+    return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=weight)
 
 
 def initialise(backbone: Backbone) -> None:
-    """Start livelier than transformers does: with its defaults a model of this size stays at the answers' prior."""
+    """Start livelier than transformers does: with its defaults a model of this size stays at the answers' prior.
+
+    The vision tower starts out local: positions are sines and cosines, and queries look for keys like themselves (after
+    "mimetic initialisation", Trockman and Kolter, arXiv 2305.09828).
+    """
+    vision, width = backbone.vlm.model.vision_tower, backbone.vlm.config.vision_config.hidden_size
+    grid = math.isqrt(backbone.image_tokens)
+    y, x = torch.meshgrid(torch.arange(grid).float(), torch.arange(grid).float(), indexing="ij")
+    frequencies = math.pi * 0.05 ** torch.linspace(0, 1, width // 4)
+    waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (x, y) for wave in (torch.sin, torch.cos)]
     with torch.no_grad():
-        language = backbone.vlm.model.language_model
+        vision.embeddings.position_embedding.weight.copy_(0.5 * torch.cat(waves, dim=1))
+        for layer in vision.encoder.layers:
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
         backbone.vlm.get_input_embeddings().weight.normal_(0, 0.1)
         backbone.vlm.model.multi_modal_projector.linear.weight.mul_(5)
-        for layer in language.layers:
+        for layer in backbone.vlm.model.language_model.layers:
             layer.post_attention_layernorm.weight.fill_(-0.7)
             layer.post_feedforward_layernorm.weight.fill_(-0.7)
 
@@ -152,21 +204,24 @@ class Pretrainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.output, self.device = config, output, default_device()
+        self.done, self._metrics = 0, ""
         sets = [VQASet(path) for path in config.vqa]
         self.samples = {Path(path).stem: VQASet(path).samples(config.holdout_questions) for path in config.holdout}
         source = config.checkpoint if resume is None else str(resume / state.MODEL)
         self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
         self.backbone.to(self.device).train()
-        classes = 1 + max(int(labels.max()) for dataset in sets for labels in dataset.labels.values())
-        width = self.backbone.vlm.config.text_config.hidden_size
-        self.heads = PatchHeads(width, classes, math.isqrt(self.backbone.image_tokens)).to(self.device)
+        shapes = max(dataset.shapes for dataset in sets)
+        colours = math.ceil(max(int(labels.max()) for dataset in sets for labels in dataset.labels.values()) / shapes)
+        width, self.grid = self.backbone.vlm.config.text_config.hidden_size, math.isqrt(self.backbone.image_tokens)
+        self.heads = PatchHeads(width, colours, shapes, self.grid).to(self.device)
+        alone = resume is None and config.checkpoint is None and config.vision_steps > 0
+        self.mosaics = Mosaics(sets) if alone else None  # for the vision tower's own steps, if it is to have any
         self.sampler = QuestionSampler(sets, config)
         self.parameters = [*self.backbone.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), fused=True)
         self.forward: Callable[..., tuple[Tensor, Tensor]] = self._forward
         if config.compile:
             self.forward = torch.compile(self._forward, dynamic=False)
-        self.done, self._metrics = 0, ""
         if resume is not None:
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, self._named())
             self.heads.load_state_dict(load_file(resume / state.STATE / HEADS))
@@ -181,11 +236,12 @@ class Pretrainer:
         config = self.config
         state.write_text(self.output / state.METRICS, self._metrics)
         state.write_text(self.output / state.CONFIG, config.to_json())
-        if self.done == 0 and config.checkpoint is None:
+        if self.mosaics is not None:
             with tqdm(total=config.vision_steps, desc="vision tower", unit="step") as bar:
                 for step in range(config.vision_steps):
-                    bar.set_postfix(loss=f"{self.vision_step(step):.3f}")
+                    bar.set_postfix(loss=f"{self.vision_step(step, self.mosaics):.3f}")
                     bar.update()
+            state.write_checkpoint(self.output, 0, self._fill, keep=2)
         shown: dict[str, str] = {}
         with tqdm(total=config.steps, initial=self.done, desc="pretrain", unit="step") as bar:
             for step in range(self.done, config.steps):
@@ -204,14 +260,19 @@ class Pretrainer:
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
 
-    def vision_step(self, step: int) -> float:
-        """Teach the vision tower alone where its patches are and what they show."""
-        images, labels, _ = self.sampler.batch(VISION_STEPS + step, 0, 2 * self.config.rows)
-        pixels = self._pixels(images, VISION_STEPS + step).flatten(0, 1)
-        patches = self.heads.patch_labels(labels).flatten(0, 1)
+    def vision_step(self, step: int, mosaics: Mosaics) -> float:
+        """Teach the vision tower alone: three steps of four on mosaics, the fourth on scenes as they are."""
+        number = VISION_STEPS + step
+        if step % 4:
+            rng = np.random.default_rng([self.config.seed, number])
+            images, labels = mosaics.batch(rng, 2 * self.config.rows)
+        else:
+            images, labels, _ = self.sampler.batch(number, 0, 2 * self.config.rows)
         with autocast(self.device):
-            features = self.backbone.vlm.get_image_features(pixels).pooler_output
-        return self._update(self.heads(features, patches.to(self.device)), 1.5e-3 * min(1, (step + 1) / 30))
+            features = self.backbone.vlm.get_image_features(self._pixels(images, number).flatten(0, 1)).pooler_output
+        loss = self.heads(features, Patches.of(labels, self.grid).to(self.device))
+        progress = step / self.config.vision_steps
+        return self._update(loss, 1.5e-3 * min(1, (step + 1) / 50) * (1 - 0.7 * progress))
 
     def step(self, step: int) -> dict[str, float]:
         """One update on questions; returns its metrics."""
@@ -221,14 +282,14 @@ class Pretrainer:
         images, labels, asked = self.sampler.batch(step, questions, rows)
         n = images.shape[1] * self.backbone.image_tokens
         packed = pack(asked, self.processor, n, length=0 if final else PACKED_LENGTH).to(self.device)
-        patches = self.heads.patch_labels(labels).flatten(0, 1).to(self.device)
+        patches = Patches.of(labels, self.grid).to(self.device)
         forward = self._forward if final else self.forward  # its shapes are not worth compiling for
         answers, patch_loss = forward(self._pixels(images, step), packed, patches)
         rate = learning_rate(config, step)
         self._update(answers + config.auxiliary * patch_loss, rate)
         return {"loss": answers.item(), "patch_loss": patch_loss.item(), "learning_rate": rate}
 
-    def _forward(self, images: Tensor, packed: Packed, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, images: Tensor, packed: Packed, patches: Patches) -> tuple[Tensor, Tensor]:
         n = images.shape[1] * self.backbone.image_tokens
         with autocast(self.device):
             embeds = self.backbone.embed(images, packed.ids)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from aegis_policy.data.mosaic import Mosaics
 from aegis_policy.data.vqa import VQASet
 from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.training.config import PretrainConfig
-from aegis_policy.training.pretrain import PatchHeads, Pretrainer, QuestionSampler, pretrain
+from aegis_policy.training.pretrain import Patches, Pretrainer, QuestionSampler, pretrain
 
 SIZE, RED = 96, 5
 
@@ -33,6 +34,7 @@ def questions(tmp_path: Path) -> Path:
         rows.append(json.dumps([["where is the square", "left" if i % 2 else "right", "where"]]))
     with h5py.File(path, "w") as file:
         file["images/front"], file["labels/front"], file["questions"] = images, labels, rows
+        file.attrs["shapes"] = ["cube", "ball", "cylinder"]
     return path
 
 
@@ -94,14 +96,31 @@ def test_wrong_recipes_are_refused(questions: Path, tmp_path: Path, changes: dic
     assert not (tmp_path / "run").exists()
 
 
-def test_patch_labels_name_what_covers_a_patch(questions: Path) -> None:
-    heads = PatchHeads(width=8, classes=RED + 1, grid=8)
-    labels = VQASet(questions).stack(np.arange(2), ["front"], labels=True)
-    patches = heads.patch_labels(labels).reshape(2, 8, 8)
+def test_patches_name_what_covers_them_and_its_outline(questions: Path) -> None:
+    patches = Patches.of(VQASet(questions).stack(np.arange(2), ["front"], labels=True), grid=8)
     shown = torch.zeros(2, 8, 8, dtype=torch.long)
     shown[0, 3:5, 5:7] = RED  # 12 px patches: rows 36..60 are patches 3 and 4, columns 60..84 patches 5 and 6
     shown[1, 3:5, 1:3] = RED
-    assert torch.equal(patches, shown)
+    assert torch.equal(patches.label.reshape(2, 8, 8), shown)
+    assert torch.equal(patches.outline.mean(dim=-1).reshape(2, 8, 8), (shown > 0).float())
+
+
+def test_outline_tells_where_in_a_patch_the_object_is() -> None:
+    labels = np.zeros((1, 24, 24), np.uint8)
+    labels[0, 12:14, 0:6] = 3  # the top left of the lower left patch: one of six rows, three of six columns
+    outline = Patches.of(labels, grid=2).outline.reshape(4, 6, 6)
+    expected = torch.zeros(4, 6, 6)
+    expected[2, 0, :3] = 1.0
+    assert torch.equal(outline, expected)
+
+
+def test_mosaics_are_made_of_labelled_cut_outs(questions: Path) -> None:
+    images, labels = Mosaics([VQASet(questions)]).batch(np.random.default_rng(0), 3)
+    assert images.shape == (3, 1, SIZE, SIZE, 3)
+    red = images[..., 0] == 220
+    assert np.array_equal(labels == RED, red)  # every label pixel travelled with its picture
+    assert red.mean() > 0.5  # the squares are as large as a tile
+    assert (images.max(axis=(1, 2, 3, 4)) > 0).all()
 
 
 def test_batches_depend_on_the_step_alone(questions: Path) -> None:
