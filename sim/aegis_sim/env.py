@@ -24,6 +24,8 @@ IMAGE_SIZE = 96
 CAMERAS = {"front": FRONT, "wrist": WRIST}  # our name -> MuJoCo's
 MAX_STEPS = 60
 LIFT_HEIGHT = 0.04  # m above where it stood
+LIFT_SHOWN = 0.02  # m: from here on a picture shows that an object is held, and not just stood around by fingers
+GRASP_CLEAR = 0.10  # m: with no object nearer to the fingers, a picture shows that they are empty
 SETTLE_STEPS = 2
 MAX_TRANSLATION, MAX_ROTATION = 0.05, 0.5  # m and rad per control step: robosuite's own limits
 
@@ -162,12 +164,24 @@ class PickEnv(gym.Env[dict[str, Any], np.ndarray]):
         """What `camera` shows at this instant, with the truth about it; needs a rendering of its own (5 ms)."""
         name = CAMERAS[camera]
         owners = self.table.segment(name, self.image_size)
+        shares = [float((owners == index).mean()) for index in range(len(self.table.primitives))]
         objects = []
-        for index, item in enumerate(self.table.primitives):
-            u, v = self.table.project(self.table.position(index), name)
-            objects.append(SceneObject(item.colour, item.shape, u, v, float((owners == index).mean())))
+        for index, (item, share) in enumerate(zip(self.table.primitives, shares, strict=True)):
+            u, v = self.table.project(self.table.position(index), name) if share else (0.0, 0.0)
+            objects.append(SceneObject(item.colour, item.shape, u, v, share))
         held = next((i for i in range(len(objects)) if self.table.held(i)), None)
-        return Scene(tuple(objects), held, gripper=True, upright=camera == "front")
+        return Scene(tuple(objects), held, gripper=self._shows_grasp(name, held), upright=camera == "front")
+
+    def _shows_grasp(self, camera: str, held: int | None) -> bool:
+        """Whether an image tells what the gripper holds: not while the fingers are around what still stands."""
+        hand = self.table.gripper_pose()[0]
+        u, v = self.table.project(hand, camera)
+        if not (0 < u < 1 and 0 < v < 1):
+            return False
+        if held is not None:
+            return self._height(held) > LIFT_SHOWN
+        places = [self.table.position(i) for i in range(len(self.table.primitives))]
+        return bool(np.linalg.norm(np.subtract(places, hand), axis=1).min() > GRASP_CLEAR)
 
     def _advance(self, action: np.ndarray) -> None:
         """One control step of an SI action, within the limits."""

@@ -115,6 +115,19 @@ def test_scene_tells_what_the_camera_shows(env: PickEnv) -> None:
     assert env.table.grasp(1) and env.scene().held == 1
 
 
+def test_what_is_held_is_asked_only_when_the_picture_shows_it(env: PickEnv) -> None:
+    env.reset(seed=0)
+    env.table.dress([Primitive("red", "cube", 0.0, -0.12), Primitive("green", "ball", 0.0, 0.12)])
+    env.begin()
+    env.table.set_arm((0.0, 0.0, TABLE_HEIGHT + 0.2))
+    assert env.scene().gripper and env.scene().held is None  # high above the table, and empty
+    env.table.set_arm(env.table.position(1))
+    assert not env.scene().gripper  # the fingers are around a ball that stands where it stood
+    env.table.set_arm((0.0, 0.0, TABLE_HEIGHT + 0.2))
+    assert env.table.grasp(1)
+    assert env.scene().gripper and env.scene().held == 1  # now it hangs from them
+
+
 def test_actions_move_the_hand_as_the_state_says(blind: PickEnv) -> None:
     for axis in range(6):
         before = blind.reset(seed=1)[0]["state"]
