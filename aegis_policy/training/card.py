@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from aegis_policy.policy import Feature, PolicyInfo
 from aegis_policy.training.config import TrainConfig
@@ -18,7 +17,8 @@ def model_card(info: PolicyInfo, config: TrainConfig, step: int, metrics: str) -
     """
     rows = [json.loads(line) for line in metrics.splitlines()]
     cameras = ", ".join(f"{camera.name} ({camera.width}x{camera.height})" for camera in info.cameras)
-    start = Path(config.checkpoint).name if config.checkpoint else "the policy that ships with aegis-policy"
+    config = config.public()
+    start = config.checkpoint or "the policy that ships with aegis-policy"
     loss = next((f"{row['loss']:.4f}" for row in reversed(rows) if "loss" in row), "not logged")
     return "\n".join(
         [
@@ -34,7 +34,7 @@ def model_card(info: PolicyInfo, config: TrainConfig, step: int, metrics: str) -
             "## How it was made",
             f"`aegis train --method {config.method}{' --freeze-vision' if config.freeze_vision else ''}`: "
             f"step {step} of {config.steps}, {config.batch_size} samples a step, from {start}, on "
-            f"{', '.join(Path(path).name for path in config.dataset)}. Everything else is in `train_config.json`.",
+            f"{', '.join(config.dataset)}. Everything else is in `train_config.json`.",
             f"Flow-matching loss at the end: {loss}.",
             "",
             "## What it still knows",

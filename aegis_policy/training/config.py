@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 MethodName = Literal["aegis", "naive", "stop-gradient"]
@@ -89,6 +90,24 @@ class TrainConfig:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
+
+    def public(self) -> TrainConfig:
+        """The recipe with names in place of this machine's paths, as it goes into a checkpoint."""
+        return replace(
+            self,
+            dataset=tuple(map(source_name, self.dataset)),
+            vqa=tuple(map(source_name, self.vqa)),
+            checkpoint=self.checkpoint and source_name(self.checkpoint),
+            anchor=self.anchor and source_name(self.anchor),
+        )
+
+
+def source_name(source: str) -> str:
+    """What people call a file, a checkpoint's folder (by its run) or a hub name."""
+    path = Path(source)
+    if path.name == "pretrained_model" and len(path.parents) > 2:
+        return path.parents[2].name
+    return path.name if path.is_absolute() else source
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint as checkpoints
 from aegis_policy.model.checkpoint import Checkpoint
+from aegis_policy.model.processor import Processor
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
 from aegis_policy.training import state
@@ -93,6 +95,7 @@ class Trainer:
         source = config.checkpoint if resume is None else resume / state.MODEL
         self.start = self._start(source, dataset, output.resolve().name)
         dataset.horizon = self.start.info.horizon
+        _warn_of_unknown_words(self.start.processor, dataset.instructions)
         self.anchor = _anchor(source, config.anchor if resume is None else None)
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
@@ -223,10 +226,17 @@ class Trainer:
             self.anchor.save(model / anchors.FILE)
         metrics = (self.output / state.METRICS).read_text()
         (model / state.METRICS).write_text(metrics)
-        (model / state.CONFIG).write_text(self.config.to_json())
+        (model / state.CONFIG).write_text(self.config.public().to_json())
         (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
         names = self.policy.named_parameters()
         state.save_training_state(folder / state.STATE, self.done, self.optimizer, names)
+
+
+def _warn_of_unknown_words(processor: Processor, instructions: Sequence[str]) -> None:
+    unknown = processor.tokenizer.unk_token_id
+    unread = [text for text in instructions if unknown in processor.prompt_ids(text)]
+    if unread:
+        log.warning("the tokenizer does not know every word of: %s", "; ".join(unread[:5]))
 
 
 def _anchor(source: str | Path | None, file: str | None) -> Anchor | None:

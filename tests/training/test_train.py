@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ from aegis_policy.training.anchor import Anchor, anchor_of_sets
 from aegis_policy.training.batches import Batches
 from aegis_policy.training.commands import anchor as anchor_command
 from aegis_policy.training.commands import train as train_command
-from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.config import TrainConfig, source_name
 from aegis_policy.training.train import FINAL_RATE, rate_factor, resume, train
 from tests.training.tiny import write_demonstrations
 
@@ -76,7 +77,15 @@ def test_a_checkpoint_is_whole_and_loads(run, config):
     checkpoint = load(run)
     assert checkpoint.info.horizon == 3 and checkpoint.info.control_hz == 10
     assert [camera.name for camera in checkpoint.info.cameras] == ["front", "wrist"]
-    assert TrainConfig.from_json((folder / "train_config.json").read_text()) == config
+    assert TrainConfig.from_json((run / "train_config.json").read_text()) == config
+    public = TrainConfig.from_json((folder / "train_config.json").read_text())
+    assert public == replace(
+        config,
+        dataset=("pick.hdf5",),
+        vqa=("colours.hdf5",),
+        checkpoint=Path(config.checkpoint).name,
+        anchor="anchor.safetensors",
+    )
     assert torch.equal(Anchor.load(folder / "anchor.safetensors").mean, Anchor.load(config.anchor).mean)
     card = (folder / "README.md").read_text()
     assert "step 12 of 12" in card and "| colours | 12 |" in card
@@ -137,12 +146,14 @@ def test_a_policy_goes_on_with_its_own_expert_statistics_and_anchor(run, config,
     with h5py.File(other, "r+") as file:
         for demo in file["data"].values():
             demo["obs/state"][:, 0] += 50
+            demo.attrs["instruction"] = "grasp the red cube"
     with caplog.at_level(logging.WARNING):
         train(
             replace(config, dataset=(str(other),), checkpoint=str(run), anchor=None, steps=1, horizon=7, vqa=()),
             tmp_path / "more",
         )
     assert "state x: this data lies far outside" in caplog.text
+    assert "does not know every word of: grasp the red cube" in caplog.text
     before, after = load(run), load(tmp_path / "more")
     assert after.info.horizon == 3
     np.testing.assert_array_equal(before.norm_stats.state.mean, after.norm_stats.state.mean)
@@ -173,6 +184,12 @@ def test_batches_are_a_function_of_seed_and_step(config, vlm):
     seen = np.concatenate([first.rows(step) for step in range(length)])  # five passes
     for epoch in range(5):
         assert sorted(seen[epoch * length : (epoch + 1) * length]) == list(range(length))
+
+
+def test_a_path_becomes_a_name():
+    assert source_name("/somewhere/runs/vlm/checkpoints/005500/pretrained_model") == "vlm"
+    assert source_name("/somewhere/demos.hdf5") == "demos.hdf5"
+    assert source_name("google/paligemma2-3b-mix-224") == "google/paligemma2-3b-mix-224"
 
 
 def test_learning_rate_warms_up_and_falls():
