@@ -14,8 +14,6 @@ import pytest
 from aegis_policy.model.checkpoint import load
 from aegis_policy.training import state
 
-STEPS = 60
-
 
 def start(*options: str) -> subprocess.Popen[bytes]:
     command = Path(sys.executable).with_name("aegis")
@@ -55,10 +53,10 @@ def latest_started(run: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kills", "from_the_start"),
-    [(3, False), pytest.param(20, True, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    ("kills", "from_the_start", "steps"),
+    [(3, False, 60), pytest.param(20, True, 500, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
-def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start):
+def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start, steps):
     """Every step writes a checkpoint, so that most kills come while one is being written or an old one removed.
 
     `from_the_start`: at any moment since the process was started, its loading included; else every other kill comes
@@ -66,7 +64,7 @@ def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start):
     """
     run, rng = tmp_path / "run", random.Random(0)
     first = (
-        *("--dataset", str(demonstrations), "--checkpoint", str(vlm), "--method", "naive", "--steps", str(STEPS)),
+        *("--dataset", str(demonstrations), "--checkpoint", str(vlm), "--method", "naive", "--steps", str(steps)),
         *("--output", str(run), "--save-every", "1", "--keep", "2", "--eval-every", "0"),
         *("--batch-size", "4", "--noise-samples", "1"),
     )
@@ -85,9 +83,13 @@ def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start):
         step = check(run)
         assert step >= reached
         reached = step
-    assert reached < STEPS, "it finished before the last kill: nothing was tested"
+    assert reached < steps, "it finished before the last kill: nothing was tested"
     process = start("--resume", str(run))
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors.decode()
-    assert check(run) == STEPS
-    assert sorted(path.name for path in (run / state.CHECKPOINTS).iterdir()) == ["000059", "000060", "last"]
+    assert check(run) == steps
+    assert sorted(path.name for path in (run / state.CHECKPOINTS).iterdir()) == [
+        f"{steps - 1:06d}",
+        f"{steps:06d}",
+        "last",
+    ]
