@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    ImageProcessingMixin,
+    PaliGemmaConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 PAD, EOS, BOS, UNKNOWN, IMAGE, END = "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "\n"
 IMAGE_CONFIG = "preprocessor_config.json"
@@ -38,14 +44,9 @@ class Processor:
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Processor:
         """From a local folder, or a hub name, that holds a tokenizer and preprocessor_config.json."""
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        folder = Path(source)
-        if folder.is_dir():
-            config = json.loads((folder / IMAGE_CONFIG).read_text())
-        else:
-            from transformers import SiglipImageProcessor
-
-            config = SiglipImageProcessor.get_image_processor_dict(str(source))[0]
+        # The configuration tells whose tokenizer it is: a policy's own config.json is not transformers' to read.
+        tokenizer = AutoTokenizer.from_pretrained(source, config=PaliGemmaConfig())
+        config = ImageProcessingMixin.get_image_processor_dict(source)[0]
         if list(config["image_mean"]) != [0.5] * 3 or list(config["image_std"]) != [0.5] * 3:
             raise ValueError(f"{source}: expected SigLIP's image mean and std of 0.5, got {config['image_mean']}")
         return cls(tokenizer, config["size"]["height"])
@@ -110,7 +111,7 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     special = [PAD, EOS, BOS, UNKNOWN, IMAGE, END]
     words = sorted({word for text in texts for word in re.findall(r"<loc\d{4}>|\w+(?:-\w+)*", text.lower())})
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(special + words)}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"[?!.,;:]"), "")])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"[?!.,;:]"), " ")])
     split = Regex(r"<loc\d{4}>|\w+(?:-\w+)*|\n|[^\s\w]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(split, behavior="removed", invert=True)
     return PreTrainedTokenizerFast(
