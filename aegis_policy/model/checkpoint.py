@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from aegis_policy.data.normalize import NormStats
@@ -82,12 +85,7 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
         "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    tied = policy.vlm.lm_head.weight is policy.vlm.get_input_embeddings().weight
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in policy.state_dict().items()
-        if not (tied and name == "vlm.lm_head.weight")
-    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     checkpoint.processor.save_pretrained(folder)
     checkpoint.norm_stats.save(folder)
@@ -105,16 +103,37 @@ def load(source: str | Path | None) -> Checkpoint:
         raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
     config = json.loads((folder / CONFIG).read_text())
     policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
-    weights = load_file(folder / WEIGHTS)
-    missing, unexpected = policy.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if name != "vlm.lm_head.weight"]
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder / WEIGHTS}: missing {missing[:3]}, unexpected {unexpected[:3]}: not this model's weights"
-        )
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    _fill(policy, folder / WEIGHTS)
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": digest})
     return Checkpoint(policy.eval(), Processor.from_pretrained(folder), info, NormStats.load(folder))
+
+
+def _weights(policy: AegisPolicy) -> dict[str, Tensor]:
+    """What is stored of a policy: its state, without the output head where that is the word embedding itself."""
+    weights = policy.state_dict()
+    if policy.vlm.lm_head.weight is policy.vlm.get_input_embeddings().weight:
+        del weights["vlm.lm_head.weight"]
+    return weights
+
+
+def _fill(policy: AegisPolicy, path: Path) -> None:
+    """Load the weights at `path` into `policy`; ValueError unless they are all its weights and nothing else."""
+    try:
+        found, expected = load_file(path), _weights(policy)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off: {error}") from error
+    _refuse("missing", expected.keys() - found.keys(), path)
+    _refuse("unexpected", found.keys() - expected.keys(), path)
+    _refuse("of another shape", {name for name in found if found[name].shape != expected[name].shape}, path)
+    policy.load_state_dict(found, strict=False)
+
+
+def _refuse(problem: str, names: Iterable[str], source: str | Path) -> None:
+    if names := sorted(names):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(f"{source}: not this model's weights: {problem}: {', '.join(names[:3])}{more}")
 
 
 def load_vlm(source: str | Path) -> PaliGemmaForConditionalGeneration:
@@ -122,10 +141,21 @@ def load_vlm(source: str | Path) -> PaliGemmaForConditionalGeneration:
 
     Raises:
         OSError: there is nothing to load.
+        ValueError: it is not a PaliGemma 2, or its weights do not fit its configuration.
     """
-    return PaliGemmaForConditionalGeneration.from_pretrained(
-        str(source), attn_implementation="eager", dtype=torch.float32
+    vlm, report = PaliGemmaForConditionalGeneration.from_pretrained(
+        str(source),
+        attn_implementation="eager",
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with missing ones, which transformers makes up
     )
+    language = vlm.config.text_config.model_type
+    if language != "gemma2":
+        raise ValueError(f"{source}: not a PaliGemma 2: its language model is {language}, not gemma2")
+    _refuse("missing", report["missing_keys"], source)
+    _refuse("of another shape", [name for name, *_ in report["mismatched_keys"]], source)
+    return vlm
 
 
 def load_backbone(source: str | Path | None) -> tuple[Backbone, Processor]:
