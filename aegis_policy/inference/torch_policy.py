@@ -13,6 +13,8 @@ from aegis_policy.model.checkpoint import Checkpoint, load
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 MAX_ANSWER_TOKENS = 32
+UNFINISHED = "\ufffd"
+"""What a character decodes to of which only the first bytes have come: Gemma spells rare ones byte by byte."""
 
 
 class TorchPolicy:
@@ -49,10 +51,10 @@ class TorchPolicy:
             generator.manual_seed(seed)
         noise = torch.randn(1, self._info.horizon, len(self._info.actions), generator=generator)
         state = self._stats.state.normalize(np.asarray(observation.state, np.float64)[None])
-        actions = self._policy.denoise(
+        chunk = self._policy.denoise(
             prefix, torch.as_tensor(state, dtype=torch.float32, device=self.device), noise.to(self.device)
         )
-        actions = self._stats.actions.unnormalize(actions[0].cpu().double().numpy())
+        actions = self._stats.actions.unnormalize(chunk[0].cpu().double().numpy())
         return ActionChunk(actions.astype(np.float32), observation.stamp)
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
@@ -64,19 +66,21 @@ class TorchPolicy:
 
     def _answer(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         ids: list[int] = []
-        said = ""
+        said = text = ""
         with torch.inference_mode():
             tokens = self._policy.decode(self._encode(images, question), MAX_ANSWER_TOKENS)
         while True:
             with torch.inference_mode():  # entered for one token at a time: the caller's code runs in between
                 token = next(tokens, None)
             if token is None:
-                return
+                break
             ids.append(int(token))
             text = self._processor.text(ids)
-            if text != said:
+            if text != said and not text.endswith(UNFINISHED):
                 yield text[len(said) :]
                 said = text
+        if text != said:
+            yield text[len(said) :]
 
     def _encode(self, images: Mapping[str, np.ndarray], prompt: str) -> Prefix:
         """Cameras in the order of `info`, whatever the order they come in."""
