@@ -141,9 +141,9 @@ class PretrainConfig:
     rows: int = 24
     questions: int = 8
     two_cameras: float = 0.3
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 9e-4
     final_share: float = 0.08
-    auxiliary: float = 0.2
+    auxiliary: float = 1.0
     eval_every: int = 1000
     holdout_questions: int = 512
     seed: int = 0
