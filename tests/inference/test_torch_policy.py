@@ -1,0 +1,168 @@
+"""The torch backend keeps the contract: what it takes, what it refuses, and how it answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aegis_policy import Observation, ObservationError, Policy, PolicyInfo
+from aegis_policy.inference import torch_policy
+from aegis_policy.inference.load import load_policy
+from aegis_policy.inference.torch_policy import TorchPolicy
+from aegis_policy.model.checkpoint import save
+from tests.model.builders import HORIZON, SIZE, build_checkpoint, norm_stats, policy_info
+
+IMAGES = {
+    name: np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    for seed, name in enumerate(("front", "wrist"))
+}
+LONGEST = 6
+OBSERVATION = Observation(IMAGES, np.array([0.5, 0.04], np.float32), "pick up the red cube", stamp=12.5)
+
+
+@pytest.fixture(scope="module")
+def policy() -> TorchPolicy:
+    return TorchPolicy(build_checkpoint(), "cpu")
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(torch_policy, "MAX_ANSWER_TOKENS", LONGEST)  # random weights hardly ever end an answer
+
+
+def test_it_is_a_policy(policy):
+    assert isinstance(policy, Policy)
+    chunk = policy.act(OBSERVATION, seed=0)
+    assert chunk.actions.shape == (HORIZON, 3) and chunk.actions.dtype == np.float32
+    assert chunk.stamp == 12.5
+    assert PolicyInfo.from_dict(policy.info.to_dict()) == policy.info
+
+
+def test_the_seed_decides(policy):
+    first = policy.act(OBSERVATION, seed=7).actions
+    torch.manual_seed(99)  # whatever others draw in between
+    assert np.array_equal(policy.act(OBSERVATION, seed=7).actions, first)
+    assert np.abs(policy.act(OBSERVATION, seed=8).actions - first).max() > 1e-4
+    fresh = [policy.act(OBSERVATION).actions for _ in range(2)]
+    assert np.abs(fresh[0] - fresh[1]).max() > 1e-4
+    state = torch.random.get_rng_state()
+    policy.act(OBSERVATION)
+    assert torch.equal(torch.random.get_rng_state(), state)  # a fresh seed, and nobody else's
+
+
+def test_everything_in_the_observation_counts(policy):
+    chunk = policy.act(OBSERVATION, seed=0).actions
+    darker = {name: image // 2 for name, image in IMAGES.items()}
+    for change in (
+        {"state": np.array([0.3, 0.04], np.float32)},
+        {"instruction": "cube"},
+        {"images": IMAGES | {"front": darker["front"]}},
+        {"images": IMAGES | {"wrist": darker["wrist"]}},
+    ):
+        assert np.abs(policy.act(replace(OBSERVATION, **change), seed=0).actions - chunk).max() > 1e-5
+
+
+def test_the_order_of_the_images_does_not(policy):
+    turned = dict(reversed(IMAGES.items()))
+    assert list(turned) != list(IMAGES)
+    chunk = policy.act(replace(OBSERVATION, images=turned), seed=0)
+    assert np.array_equal(chunk.actions, policy.act(OBSERVATION, seed=0).actions)
+    assert list(policy.ask(turned, "cube")) == list(policy.ask(IMAGES, "cube"))
+
+
+def test_it_speaks_si_units(policy):
+    checkpoint = build_checkpoint()
+    images = checkpoint.processor.images(np.stack([IMAGES["front"], IMAGES["wrist"]]))[None]
+    noise = torch.randn(1, HORIZON, 3, generator=torch.Generator().manual_seed(5))
+    stats = norm_stats()
+    state = torch.tensor([(0.5 - 0.4) / 0.1, (0.04 - 0.05) / 0.02])[None]  # as build_checkpoint's statistics have it
+    with torch.no_grad():
+        prefix = checkpoint.policy.encode(images, *checkpoint.processor.prompt([OBSERVATION.instruction]))
+        actions = checkpoint.policy.denoise(prefix, state, noise)[0].numpy()
+    expected = actions * stats.actions.std + stats.actions.mean
+    np.testing.assert_allclose(policy.act(OBSERVATION, seed=5).actions, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"images": {"front": IMAGES["front"]}}, "missing camera image: wrist"),
+        ({"images": IMAGES | {"side": IMAGES["front"]}}, "unknown camera 'side'"),
+        ({"images": IMAGES | {"front": np.zeros((SIZE, SIZE + 1, 3), np.uint8)}}, r"camera 'front': expected uint8"),
+        ({"images": IMAGES | {"front": np.zeros((SIZE, SIZE, 3))}}, r"got float64\[16, 16, 3\]"),
+        ({"state": np.zeros(3, np.float32)}, r"state: expected 2 floats \['x', 'opening'\]"),
+        ({"state": np.zeros(2, np.int64)}, "got int64"),
+        ({"state": np.array([0, np.nan])}, "not a finite number: opening"),
+        ({"instruction": " \n"}, "instruction: empty"),
+    ],
+)
+def test_act_refuses(policy, change, complaint):
+    with pytest.raises(ObservationError, match=complaint):
+        policy.act(replace(OBSERVATION, **change))
+
+
+@pytest.mark.parametrize(
+    ("images", "question", "complaint"),
+    [
+        ({}, "cube", "missing camera image: front, wrist"),
+        ({"side": IMAGES["front"]}, "cube", "unknown camera 'side'"),
+        ({"front": IMAGES["front"][:8]}, "cube", "camera 'front': expected uint8"),
+        (IMAGES, " ", "question: empty"),
+    ],
+)
+def test_ask_refuses_at_once(policy, images, question, complaint):
+    with pytest.raises(ObservationError, match=complaint):
+        policy.ask(images, question)  # not only when the first piece is wanted
+
+
+def test_answers_come_in_pieces_that_join_and_let_act_run_between(policy):
+    chunk = policy.act(OBSERVATION, seed=3).actions
+    whole = "".join(policy.ask(IMAGES, "what colour is the cube?"))
+    pieces = []
+    for piece in policy.ask(IMAGES, "what colour is the cube?"):
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()  # the caller's mode is its own
+        assert np.array_equal(policy.act(OBSERVATION, seed=3).actions, chunk)
+        pieces.append(piece)
+    assert len(pieces) > 1 and all(pieces)
+    assert "".join(pieces) == whole
+    with torch.no_grad():
+        images = policy._processor.images(np.stack([IMAGES["front"], IMAGES["wrist"]]))[None]
+        prefix = policy._policy.encode(images, *policy._processor.prompt(["what colour is the cube?"]))
+        ids = torch.cat(list(policy._policy.decode(prefix, LONGEST)))
+    assert whole == policy._processor.text(ids.tolist())
+
+
+def test_two_answers_at_once_do_not_mix(policy):
+    questions = "what colour is the cube?", "is there a blue one?"
+    alone = ["".join(policy.ask(IMAGES, question)) for question in questions]
+    streams = [policy.ask(IMAGES, question) for question in questions]
+    together = ["", ""]
+    for _ in range(LONGEST):
+        for i, stream in enumerate(streams):
+            together[i] += next(stream, "")
+    assert together == alone and alone[0] != alone[1]
+
+
+def test_one_camera_is_enough_to_ask(policy):
+    front, wrist = ("".join(policy.ask({name: IMAGES[name]}, "cube")) for name in ("front", "wrist"))
+    assert front != wrist
+
+
+def test_a_character_is_not_shown_before_its_last_byte(policy, monkeypatch):
+    """Byte-fallback tokenizers, Gemma's among them, decode half a character to U+FFFD."""
+    said = ["caf", "caf\ufffd", "café", "café \ufffd"]
+    monkeypatch.setattr(policy._policy, "decode", lambda prefix, most: iter(torch.arange(4)[:, None]))
+    monkeypatch.setattr(policy._processor, "text", lambda ids: said[len(ids) - 1])
+    assert list(policy.ask(IMAGES, "cube")) == ["caf", "é", " \ufffd"]
+
+
+def test_a_saved_policy_acts_as_it_did(policy, tmp_path):
+    checkpoint = build_checkpoint()
+    save(checkpoint, tmp_path)
+    loaded = load_policy(tmp_path)
+    assert replace(loaded.info, checkpoint="") == policy_info()
+    assert len(loaded.info.checkpoint) == 64
+    np.testing.assert_allclose(loaded.act(OBSERVATION, seed=1).actions, policy.act(OBSERVATION, seed=1).actions)
