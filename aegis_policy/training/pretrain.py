@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from aegis_policy.model.processor import IMAGE, Processor, word_tokenizer
 from aegis_policy.training import state
 from aegis_policy.training.config import PretrainConfig
 from aegis_policy.training.device import autocast, default_device
+from aegis_policy.training.patches import Patches, PatchHeads
 from aegis_policy.training.vqa_eval import VQAScore, score
 
 FAMILY_WEIGHTS = {"count": 2.0, "left": 2.0, "what-left": 2.0, "where": 1.5, "exists": 1.5, "point": 3.0}
@@ -39,79 +40,7 @@ PACKED_LENGTH = 104
 VISION_STEPS = 2**31
 """Batches of the vision tower's own steps are numbered from here."""
 LOG_EVERY = 50
-OUTLINE = 6
-"""A patch's outline is told in so many pieces on a side."""
 HEADS = "heads.safetensors"
-
-
-class PatchHeads(nn.Module):
-    """What each image token should know: where it is, the colour and shape it shows, and the outline of it.
-
-    Colour and shape have heads of their own, so that what a cube looks like is learnt from cubes of every colour; the
-    outline makes the tower see form before it can name it.
-
-    Args:
-        width: of the tokens.
-        colours, shapes: how many there are; a label is 1 + colour * shapes + shape, and 0 for nothing.
-        grid: tokens on a side.
-    """
-
-    def __init__(self, width: int, colours: int, shapes: int, grid: int):
-        super().__init__()
-        self.grid, self.shapes = grid, shapes
-        self.place = nn.Linear(width, 2)
-        self.colour = nn.Linear(width, 1 + colours)
-        self.shape = nn.Linear(width, 1 + shapes)
-        self.outline = nn.Linear(width, OUTLINE * OUTLINE)
-        axis = torch.linspace(-1, 1, grid)
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self.xy = nn.Buffer(torch.stack([x, y], dim=-1).reshape(1, grid * grid, 2))
-
-    def forward(self, features: Tensor, patches: Patches) -> Tensor:
-        """Image tokens [B, N, W] and what they should know -> loss."""
-        features = features.float()
-        place = F.mse_loss(self.place(features), self.xy.expand(len(features), -1, -1))
-        named = patches.label > 0
-        colour = torch.where(named, (patches.label - 1) // self.shapes + 1, 0)
-        shape = torch.where(named, (patches.label - 1) % self.shapes + 1, 0)
-        outline = F.binary_cross_entropy_with_logits(
-            self.outline(features), patches.outline, pos_weight=features.new_tensor(5.0)
-        )
-        return 2 * place + _rare(self.colour(features), colour) + _rare(self.shape(features), shape) + 5 * outline
-
-
-class Patches(NamedTuple):
-    """Per image token: label [B, N], 0 for nothing, and outline [B, N, O*O], the share of each piece that is object."""
-
-    label: Tensor
-    outline: Tensor
-
-    @classmethod
-    def of(cls, labels: np.ndarray, grid: int) -> Patches:
-        """Of label images uint8 [..., S, S], all leading dimensions made one."""
-        pixels = torch.as_tensor(labels).flatten(0, -3)
-        side = pixels.shape[-1] // grid
-        tiles = _tiles(pixels.long(), grid)  # (B, N, side * side)
-        counts = F.one_hot(tiles, int(pixels.max()) + 1).sum(dim=-2)
-        counts[..., 0] = side * side // 8  # what covers most of a patch counts, if it covers an eighth of it
-        shares = F.adaptive_avg_pool2d((pixels > 0).float()[:, None], grid * OUTLINE)[:, 0]
-        return cls(counts.argmax(dim=-1), _tiles(shares, grid))
-
-    def to(self, device: torch.device) -> Patches:
-        return Patches(self.label.to(device), self.outline.to(device))
-
-
-def _tiles(image: Tensor, grid: int) -> Tensor:
-    """[B, S, S] -> [B, N, pixels of a patch], patches row by row."""
-    side = image.shape[-1] // grid
-    return image.unflatten(-1, (grid, side)).unflatten(-3, (grid, side)).transpose(-2, -3).flatten(-2).flatten(1, 2)
-
-
-def _rare(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross-entropy in which nothing (class 0, most patches) weighs less."""
-    weight = torch.ones(logits.shape[-1], device=logits.device)
-    weight[0] = 0.15
-    return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=weight)
 
 
 def initialise(backbone: Backbone) -> None:

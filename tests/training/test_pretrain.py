@@ -15,7 +15,8 @@ from aegis_policy.data.mosaic import Mosaics
 from aegis_policy.data.vqa import VQASet
 from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.training.config import PretrainConfig
-from aegis_policy.training.pretrain import Patches, Pretrainer, QuestionSampler, pretrain
+from aegis_policy.training.patches import Patches
+from aegis_policy.training.pretrain import Pretrainer, QuestionSampler, pretrain
 
 SIZE, RED = 96, 5
 
