@@ -13,7 +13,6 @@ from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
 from aegis_policy.model.processor import IMAGE, Processor, pad_rows, word_tokenizer
 from tests.model.builders import SIZE, TEXTS
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemmaProcessor's
 
 
