@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,6 +87,7 @@ def test_who_still_waits_at_the_end_is_told(tmp_path: Path) -> None:
         assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the command in the log is one for curl")
 def test_the_log_says_how_to_use_it_and_the_command_it_gives_works(tmp_path: Path) -> None:
     from PIL import Image
 
