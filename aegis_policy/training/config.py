@@ -170,6 +170,15 @@ class PretrainConfig:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    def public(self) -> PretrainConfig:
+        """The recipe with names in place of this machine's paths, as it goes into a checkpoint."""
+        return replace(
+            self,
+            vqa=tuple(map(source_name, self.vqa)),
+            holdout=tuple(map(source_name, self.holdout)),
+            checkpoint=self.checkpoint and source_name(self.checkpoint),
+        )
+
 
 def _fields(text: str) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}

@@ -69,6 +69,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(questions: Path, tmp_p
     ours, theirs = load_backbone(whole)[0].state_dict(), load_backbone(resumed)[0].state_dict()
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, msg=name)
+    assert str(tmp_path) not in (resumed / "train_config.json").read_text()  # a checkpoint is made to be published
     assert (resumed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
