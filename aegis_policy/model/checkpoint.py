@@ -80,7 +80,7 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
     policy = checkpoint.policy
     config = {
         "model_type": MODEL_TYPE,
-        "vlm": policy.vlm.config.to_dict(),
+        "vlm": {k: v for k, v in policy.vlm.config.to_dict().items() if k != "_name_or_path"},
         "expert": asdict(policy.expert.config),
         "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
     }

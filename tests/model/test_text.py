@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import PaliGemmaForConditionalGeneration
 
+from aegis_policy.data.vqa import VQASet
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.checkpoint import asset, load_backbone
 from aegis_policy.model.processor import Processor
@@ -96,13 +98,13 @@ def test_decoding_stops_once_every_row_has_ended(vlm, processor, end):
     assert answers(Backbone(vlm), processor, images, ["cube"])[0].tolist() == row[: row.index(row[1]) + 1]
 
 
-@pytest.mark.skipif(not asset("aegis-tiny-vlm").is_dir(), reason="no VLM ships yet")
 @torch.no_grad()
 def test_the_shipped_vlm_answers_as_in_transformers():
     backbone, processor = load_backbone(asset("aegis-tiny-vlm"))
+    scenes = VQASet(asset("questions") / "scenes.hdf5")
     questions = ("what colour is the cube?", "how many objects are there?")
-    for cameras in (1, 2):
-        images = pixels(len(questions), cameras, size=processor.image_size)
+    for cameras in (["front"], ["front", "wrist"]):
+        images = processor.images(scenes.stack(np.arange(len(questions)), cameras))
         ours = answers(backbone, processor, images, questions)
         eos = processor.tokenizer.eos_token_id
         for row, image, question in zip(ours.tolist(), images, questions, strict=True):

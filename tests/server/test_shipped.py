@@ -8,19 +8,15 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
 
-import aegis_policy
 from aegis_policy import Observation
 from aegis_policy.inference.remote import RemotePolicy
 from tests.linear_policy import serving
 
 AEGIS = str(Path(sys.executable).with_name("aegis"))
-SHIPPED = Path(aegis_policy.__file__).parent / "assets" / "aegis-tiny" / "model.safetensors"
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="no shipped checkpoint yet")
 def test_the_shipped_policy_is_the_same_policy_through_http(tmp_path: Path) -> None:
     from aegis_policy.inference.load import load_policy
 
