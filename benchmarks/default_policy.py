@@ -63,7 +63,7 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     make(work, arguments.methods)
-    results = measure(work, arguments.methods)
+    results = measure(work, ["before", *arguments.methods])
     if arguments.ship:
         ship(work, arguments.ship, results)
 
@@ -98,10 +98,10 @@ def untrained(work: Path, vlm: Path, method: str) -> None:
     checkpoint.save(checkpoint.start_policy(vlm, info, stats), work / "before")
 
 
-def measure(work: Path, methods: Sequence[str]) -> Results:
+def measure(work: Path, policies: Sequence[str]) -> Results:
     """Both abilities of every policy, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
-    for name in ("before", *methods):
+    for name in policies:
         results[name] = {}
         for task, episodes in (("pick", EPISODES), ("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES)):
             output = work / "measured" / f"{name}-{task}.json"
@@ -143,6 +143,7 @@ def ship(work: Path, method: str, results: Results) -> None:
         target = checkpoint.asset(name)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(checkpoint.resolve(source), target)
+    rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
     checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(results["before"]))
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
@@ -150,6 +151,15 @@ def ship(work: Path, method: str, results: Results) -> None:
     for task in ("questions", "drawn"):
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
+
+
+def rename(folder: Path, name: str) -> None:
+    """Give a policy the name that it is known by, in its configuration and on its card."""
+    config = json.loads((folder / checkpoint.CONFIG).read_text())
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace(f"# {config['interface']['model']}\n", f"# {name}\n", 1))
+    config["interface"]["model"] = name
+    (folder / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def measured_table(results: Mapping[str, Mapping[str, Any]]) -> str:
