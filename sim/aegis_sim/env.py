@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from aegis_policy import Feature
 from aegis_sim.questions import Scene, SceneObject, instruction
 from aegis_sim.tabletop import FRONT, HOME_POSITION, HOME_ROTATION, WRIST, Look, Tabletop, random_primitives
+from aegis_sim.tasks import IMAGE_SIZE
 
 CONTROL_HZ = 10
-IMAGE_SIZE = 96
 CAMERAS = {"front": FRONT, "wrist": WRIST}  # our name -> MuJoCo's
 MAX_STEPS = 60
 LIFT_HEIGHT = 0.04  # m above where it stood

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from aegis_policy import Camera, Observation, Policy, PolicyInfo
 from aegis_sim import tasks
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES, PickEnv
+from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES, PickEnv
 from aegis_sim.film import compose, encode_webp
 from aegis_sim.questions import questions
 from aegis_sim.quiz import CAMERA, Asked, BlindBaselines, ask, pick_questions, question_scenes
@@ -53,7 +53,7 @@ def evaluate(
     if task in tasks.QUESTION_TASKS:
         return evaluate_questions(policy, task, episodes, seed)
     seeds = [tasks.episode_seed("eval", seed, index) for index in range(episodes)]
-    size = next((camera.height for camera in policy.info.cameras if camera.name == CAMERA), IMAGE_SIZE)
+    size = next((camera.height for camera in policy.info.cameras if camera.name == CAMERA), tasks.IMAGE_SIZE)
     env = tasks.make(task, image_size=size, render_mode="rgb_array")
     try:
         check_fit(policy.info, env, replan_every)

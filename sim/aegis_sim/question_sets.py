@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aegis_sim.questions import COLOURS, SHAPES, VOCABULARY, Question, View, questions
-from aegis_sim.tasks import episode_seed
+from aegis_sim.tasks import IMAGE_SIZE, episode_seed
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def record_questions(
     output: Path,
     seed: int,
     workers: int = 1,
-    size: int = 64,
+    size: int = IMAGE_SIZE,
     split: str = "record",
 ) -> Path:
     """Write a set of `episodes` scenes with all their questions; the file appears under its name only when complete.

@@ -13,6 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from aegis_sim.env import PickEnv
 
+IMAGE_SIZE = 96
+"""Pixels on a side of every camera image, of robot and question tasks alike: what aegis-tiny reads."""
 QUESTION_TASKS = ("questions", "drawn")
 ROBOT_TASKS = ("pick", "pick-moved-camera")
 _SPLITS = {"record": 0, "eval": 1}

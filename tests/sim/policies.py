@@ -9,8 +9,9 @@ import numpy as np
 from aegis_policy import ActionChunk, Camera, Observation, PolicyInfo
 from aegis_policy.policy import check_images, check_observation
 from aegis_sim import tasks
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES
 from aegis_sim.expert import Expert
+from aegis_sim.tasks import IMAGE_SIZE
 
 INFO = PolicyInfo(
     model="test",

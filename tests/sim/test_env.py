@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from aegis_sim import questions, scenery, tasks
-from aegis_sim.env import ACTION_FEATURES, CAMERAS, IMAGE_SIZE, LIFT_HEIGHT, STATE_FEATURES, PickEnv
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, LIFT_HEIGHT, STATE_FEATURES, PickEnv
 from aegis_sim.tabletop import FRONT, HOME_POSITION, TABLE_HEIGHT, WRIST, CameraView, Look, Primitive
 
 pytestmark = pytest.mark.sim
@@ -72,7 +72,7 @@ def test_left_is_left_and_far_is_up(env: PickEnv) -> None:
         rows, columns = np.nonzero(mask)
         return columns.mean(), rows.mean()
 
-    middle = IMAGE_SIZE / 2
+    middle = tasks.IMAGE_SIZE / 2
     assert centre((red > 2 * green) & (red > 2 * blue))[0] < middle - 10
     assert centre((blue > 2 * green) & (blue > 2 * red))[0] > middle + 10
     assert (

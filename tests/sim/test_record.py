@@ -11,7 +11,8 @@ import pytest
 
 from aegis_sim import commands, demonstrations, tasks
 from aegis_sim.demonstrations import record_demonstrations
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, IMAGE_SIZE, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES
+from aegis_sim.tasks import IMAGE_SIZE
 
 pytestmark = pytest.mark.sim
 
