@@ -24,7 +24,7 @@ def ask(
     Args:
         question: what to ask, for example "what colour is the cube?"
         image: a picture, as FILE or CAMERA=FILE; give it once for each camera. A single FILE is the first camera's.
-        checkpoint: folder, hub name or URL of a running server; the policy that ships with this package if left out.
+        checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
     """
     from aegis_policy.inference.images import load_image
     from aegis_policy.inference.load import load_policy

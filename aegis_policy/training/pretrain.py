@@ -1,7 +1,8 @@
 """Pre-train the small VLM that ships: PaliGemma 2's architecture, question sets in, a backbone that answers out.
 
-What made a model of this size learn at all (each found necessary): a livelier initialisation than transformers' own,
-several questions packed on one image, and an auxiliary loss that makes each patch say where it is and what it shows.
+What made a model of this size learn (found together, not one by one): a livelier initialisation than transformers' own,
+several questions packed on one image, mosaics for the vision tower, and an auxiliary loss that makes each patch say
+where it is and what it shows.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int = 80
     """Serve a policy over HTTP until SIGTERM or Ctrl+C.
 
     Args:
-        checkpoint: folder or hub name; the policy that ships with this package if left out.
+        checkpoint: folder; the policy that ships with this package if left out.
         host: address to listen at; the default is reached from this machine only.
         port: port to listen at; 0 takes a free one.
     """

@@ -57,7 +57,7 @@ def evaluate(
     are scenes with nothing to move: only answers are measured, beside what answering blindly would get.
 
     Args:
-        checkpoint: folder, hub name or URL of a running server; the policy that ships with this package if left out.
+        checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
         task: "pick", "pick-moved-camera", "questions" or "drawn".
         episodes: how many unseen episodes (or scenes).
         seed: which ones; evaluations never meet recordings, whatever the seeds.
