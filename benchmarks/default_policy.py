@@ -1,9 +1,9 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
 Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. The three
-methods start from the same VLM and see the same data in the same order for the same number of steps. Takes about three
-hours on two cores. Writes benchmarks/results/default_policy.json; `--ship METHOD` then copies the VLM and that
-method's policy into the package.
+methods start from the same VLM and see the same data in the same order for the same number of steps; what ships learns
+from the same start and data for longer. Takes about three hours on two cores. Writes
+benchmarks/results/default_policy.json; `--ship` then copies the VLM and the policy into the package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,15 @@ from typing import Any
 
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.model import checkpoint
-from aegis_policy.training.config import PretrainConfig, TrainConfig
+from aegis_policy.training.config import MethodName, PretrainConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
-METHODS = ("aegis", "naive", "stop-gradient")
+METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
 SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_000
 PRETRAINING = PretrainConfig(steps=6_000, compile=True)
-TRAINING = TrainConfig(steps=2_500, eval_every=500, compile=True)
+COMPARISON = TrainConfig(steps=1_500, eval_every=500, compile=True)
+SHIPPED = replace(COMPARISON, method="stop-gradient", steps=6_000)
 EPISODES, QUESTION_SCENES, SEED = 200, 300, 0
 Results = dict[str, dict[str, dict[str, Any]]]
 """Policy -> task -> what was measured."""
@@ -57,19 +58,18 @@ SHIPPED_QUESTIONS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 3 GB)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="which to train; all by default")
-    parser.add_argument("--ship", choices=METHODS, help="copy the VLM and this method's policy into the package")
+    parser.add_argument("--ship", action="store_true", help="copy the VLM and the policy into the package")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    make(work, arguments.methods)
-    results = measure(work, ["before", *arguments.methods])
+    make(work)
+    results = measure(work)
     if arguments.ship:
-        ship(work, arguments.ship, results)
+        ship(work, results)
 
 
-def make(work: Path, methods: Sequence[str]) -> None:
-    """Question sets, the VLM, its anchor, demonstrations, and one policy for each method."""
+def make(work: Path) -> None:
+    """Question sets, the VLM, its anchor, demonstrations, one policy for each method, and the one that ships."""
     sets = [work / "scenes.hdf5", work / "drawn.hdf5"]
     holdouts = [work / "scenes_eval.hdf5", work / "drawn_eval.hdf5"]
     for task, scenes, training, held in zip(("questions", "drawn"), (SCENES, DRAWN), sets, holdouts, strict=True):
@@ -84,26 +84,29 @@ def make(work: Path, methods: Sequence[str]) -> None:
     demonstrations = work / "pick.hdf5"
     recording = ("--task", "pick", "--episodes", DEMONSTRATIONS, "--short-fraction", 0.5, "--seed", 1)
     aegis(demonstrations, "record", *recording, "--output", demonstrations)
-    for method in methods:
-        data = ("--dataset", demonstrations, "--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
-        train(work / method, "train", TRAINING, "--method", method, *data)
-    untrained(work, vlm, methods[0])
+    data = ("--dataset", demonstrations, "--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
+    for method in METHODS:
+        train(work / method, "train", replace(COMPARISON, method=method), *data)
+    train(work / "shipped", "train", SHIPPED, *data)
+    untrained(work, vlm)
 
 
-def untrained(work: Path, vlm: Path, method: str) -> None:
+def untrained(work: Path, vlm: Path) -> None:
     """The VLM with an expert that has learnt nothing: what there is before fine-tuning."""
-    trained = checkpoint.load(work / method)
-    stats = NormStats.load(checkpoint.resolve(work / method))
+    trained = checkpoint.load(work / "shipped")
+    stats = NormStats.load(checkpoint.resolve(work / "shipped"))
     info = replace(trained.info, model="before", checkpoint="")
     checkpoint.save(checkpoint.start_policy(vlm, info, stats), work / "before")
 
 
-def measure(work: Path, policies: Sequence[str]) -> Results:
+def measure(work: Path) -> Results:
     """Both abilities of every policy, on episodes and scenes that nothing was trained or chosen on."""
+    asked = (("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES))
+    both = (("pick", EPISODES), *asked)
     results: Results = {}
-    for name in policies:
+    for name in ("before", *METHODS, "shipped"):
         results[name] = {}
-        for task, episodes in (("pick", EPISODES), ("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES)):
+        for task, episodes in asked if name == "before" else both:  # it has not learnt to move
             output = work / "measured" / f"{name}-{task}.json"
             options = ("--task", task, "--episodes", episodes, "--seed", SEED, "--json", output)
             aegis(output, "eval", "--checkpoint", work / name, *options)
@@ -124,7 +127,8 @@ def provenance() -> dict[str, object]:
         "date": datetime.now(UTC).date().isoformat(),
         "episodes": EPISODES,
         "seed": SEED,
-        "training_seeds": [TRAINING.seed],
+        "training_seeds": [COMPARISON.seed],
+        "steps": {"comparison": COMPARISON.steps, "shipped": SHIPPED.steps},
     }
 
 
@@ -135,11 +139,11 @@ def _processor() -> str:
     return platform.processor()
 
 
-def ship(work: Path, method: str, results: Results) -> None:
+def ship(work: Path, results: Results) -> None:
     """Copy the VLM, the policy and small held-out question sets into the package, with what was measured."""
     from aegis_sim.question_sets import record_questions
 
-    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / method, "aegis-tiny")):
+    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / "shipped", "aegis-tiny")):
         target = checkpoint.asset(name)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(checkpoint.resolve(source), target)
@@ -147,7 +151,7 @@ def ship(work: Path, method: str, results: Results) -> None:
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
     checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(results["before"]))
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
-        card.write(measured_table(results[method]))
+        card.write(measured_table(results["shipped"]))
     for task in ("questions", "drawn"):
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")

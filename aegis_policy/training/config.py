@@ -6,14 +6,44 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
 MethodName = Literal["aegis", "naive", "stop-gradient"]
 MAX_VQA_SETS = 3
+_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor"})
+"""Settings that name files or checkpoints."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class Recipe:
+    """Settings that are kept as train_config.json, so that a run can be resumed and repeated."""
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option, unless the recipe can be followed."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        fields = json.loads(text)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def public(self) -> Self:
+        """The recipe with names in place of this machine's paths, as it goes into a checkpoint."""
+        sources = {name: value for name, value in vars(self).items() if name in _SOURCES and value}
+        return replace(
+            self,
+            **{
+                name: source_name(value) if isinstance(value, str) else tuple(map(source_name, value))
+                for name, value in sources.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Recipe):
     """Recipe of `aegis train`, kept as train_config.json so that a run can be resumed and repeated.
 
     Attributes:
@@ -84,23 +114,6 @@ class TrainConfig:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} must be a positive number, got {getattr(self, name)}")
 
-    @classmethod
-    def from_json(cls, text: str) -> TrainConfig:
-        return cls(**_fields(text))
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    def public(self) -> TrainConfig:
-        """The recipe with names in place of this machine's paths, as it goes into a checkpoint."""
-        return replace(
-            self,
-            dataset=tuple(map(source_name, self.dataset)),
-            vqa=tuple(map(source_name, self.vqa)),
-            checkpoint=self.checkpoint and source_name(self.checkpoint),
-            anchor=self.anchor and source_name(self.anchor),
-        )
-
 
 def source_name(source: str) -> str:
     """What people call a file, a checkpoint's folder (by its run) or a hub name."""
@@ -111,7 +124,7 @@ def source_name(source: str) -> str:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Recipe):
     """Recipe of `aegis pretrain`, kept as train_config.json so that a run can be resumed and repeated.
 
     Attributes:
@@ -162,23 +175,3 @@ class PretrainConfig:
         for name in ("two_cameras", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} is a share, from 0 to 1, got {getattr(self, name)}")
-
-    @classmethod
-    def from_json(cls, text: str) -> PretrainConfig:
-        return cls(**_fields(text))
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    def public(self) -> PretrainConfig:
-        """The recipe with names in place of this machine's paths, as it goes into a checkpoint."""
-        return replace(
-            self,
-            vqa=tuple(map(source_name, self.vqa)),
-            holdout=tuple(map(source_name, self.holdout)),
-            checkpoint=self.checkpoint and source_name(self.checkpoint),
-        )
-
-
-def _fields(text: str) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}

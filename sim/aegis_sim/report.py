@@ -238,7 +238,8 @@ def _footer(loaded: Mapping[str, Any], commands: Sequence[str]) -> str:
     lines = "".join(f"<p><code>{escape(command)}</code></p>" for command in commands)
     return (
         f'<footer class="soft small">{"<h2>How this was made</h2>" if lines else ""}{lines}'
-        "<p>Intervals are 95% Wilson score intervals; n counts episodes, and for questions, questions.</p>"
+        "<p>Intervals are 95% Wilson score intervals; n counts episodes, and for questions, questions. They take each "
+        "question as independent: where several are asked about one scene, the true interval is somewhat wider.</p>"
         f"<p>{escape(versions)} · checkpoint <code>{escape(data['policy']['checkpoint'][:16])}</code></p></footer>"
     )
 
