@@ -53,7 +53,8 @@ class VQASet:
             self.images = {name: file["images"][name][:] for name in self.cameras}
             self.labels = {name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {}
             rows = [json.loads(row) for row in file["questions"].asstr()[:]]
-            self.shapes = len(file.attrs.get("shapes", ()))
+            # a label is 1 + colour * len(shapes) + shape
+            self.colours, self.shapes = (tuple(map(str, file.attrs.get(key, ()))) for key in ("colours", "shapes"))
         self.questions = [[Question(*entry) for entry in row] for row in rows]
         for name, images in (self.images | self.labels).items():
             if len(images) != len(self.questions):

@@ -138,7 +138,7 @@ class PretrainConfig(Recipe):
         two_cameras: Share of the steps that show a second camera, where a set has one.
         learning_rate: Peak; warm-up, a fifth at the peak, then cosine to 4%.
         final_share: This last share of the steps asks one question an image, under PaliGemma's exact mask.
-        auxiliary: Weight of the per-patch losses.
+        auxiliary: Weight of the losses beside the answers': what each patch shows, where each name points.
         eval_every: Steps between evaluations, each followed by a checkpoint.
         holdout_questions: How many questions of each hold-out set are asked then.
         seed: Of the weights, the order of scenes and questions, and augmentation.

@@ -1,8 +1,8 @@
 """Pre-train the small VLM that ships: PaliGemma 2's architecture, question sets in, a backbone that answers out.
 
 What made a model of this size learn (found together, not one by one): a livelier initialisation than transformers' own,
-several questions packed on one image, mosaics for the vision tower, and an auxiliary loss that makes each patch say
-where it is and what it shows.
+several questions packed on one image, mosaics for the vision tower, and auxiliary losses: each patch says where it is
+and what it shows, each name of an object where that is.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.model.config import tiny_vlm
 from aegis_policy.model.processor import IMAGE, Processor, word_tokenizer
 from aegis_policy.training import state
+from aegis_policy.training.anchor import LayerRecorder, transformer_layers
 from aegis_policy.training.config import PretrainConfig
 from aegis_policy.training.device import autocast, default_device
+from aegis_policy.training.grounding import GroundingHead, Named, Names
 from aegis_policy.training.patches import Patches, PatchHeads
 from aegis_policy.training.vqa_eval import VQAScore, score
 
-FAMILY_WEIGHTS = {"count": 2.0, "left": 3.0, "what-left": 2.5, "where": 2.0, "exists": 1.5, "held": 1.5, "point": 3.0}
+FAMILY_WEIGHTS = {"count": 2.0, "left": 3.0, "what-left": 2.5, "where": 2.0, "exists": 1.5, "held": 3.0, "point": 1.5}
 """How much more often the hard families are asked in training (1 for the others)."""
 PACKED_LENGTH = 104
 """Text tokens in a packed row: eight questions, seldom fewer."""
@@ -140,16 +142,24 @@ class Pretrainer:
         source = config.checkpoint if resume is None else str(resume / state.MODEL)
         self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
         self.backbone.to(self.device).train()
-        shapes = max(dataset.shapes for dataset in sets)
-        colours = math.ceil(max(int(labels.max()) for dataset in sets for labels in dataset.labels.values()) / shapes)
-        width, self.grid = self.backbone.vlm.config.text_config.hidden_size, math.isqrt(self.backbone.image_tokens)
-        self.heads = PatchHeads(width, colours, shapes, self.grid).to(self.device)
+        colours, shapes = _one_legend(sets)
+        self.names = Names(self.processor.tokenizer, colours, shapes)
+        text, self.grid = self.backbone.vlm.config.text_config, math.isqrt(self.backbone.image_tokens)
+        self.heads = nn.ModuleDict(
+            {
+                "patches": PatchHeads(text.hidden_size, len(colours), len(shapes), self.grid),
+                "grounding": GroundingHead(text.hidden_size),
+            }
+        ).to(self.device)
+        # Places are told after two thirds of the layers, so that the rest can compare them.
+        layer = math.ceil(text.num_hidden_layers * 2 / 3) - 1
+        self.midway = LayerRecorder(transformer_layers(self.backbone)[layer : layer + 1])
         alone = resume is None and config.checkpoint is None and config.vision_steps > 0
         self.mosaics = Mosaics(sets) if alone else None  # for the vision tower's own steps, if it is to have any
         self.sampler = QuestionSampler(sets, config)
         self.parameters = [*self.backbone.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), fused=True)
-        self.forward: Callable[..., tuple[Tensor, Tensor]] = self._forward
+        self.forward: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._forward
         if config.compile:
             self.forward = torch.compile(self._forward, dynamic=False)
         if resume is not None:
@@ -200,7 +210,7 @@ class Pretrainer:
             images, labels, _ = self.sampler.batch(number, 0, 2 * self.config.rows)
         with autocast(self.device):
             features = self.backbone.vlm.get_image_features(self._pixels(images, number).flatten(0, 1)).pooler_output
-        loss = self.heads(features, Patches.of(labels, self.grid).to(self.device))
+        loss = self.heads["patches"](features, Patches.of(labels, self.grid).to(self.device))
         progress = step / self.config.vision_steps
         return self._update(loss, 1.5e-3 * min(1, (step + 1) / 50) * (1 - 0.7 * progress))
 
@@ -211,23 +221,26 @@ class Pretrainer:
         questions, rows = (1, 2 * config.rows) if final else (config.questions, config.rows)
         images, labels, asked = self.sampler.batch(step, questions, rows)
         n = images.shape[1] * self.backbone.image_tokens
-        packed = pack(asked, self.processor, n, length=0 if final else PACKED_LENGTH).to(self.device)
+        packed = pack(asked, self.processor, n, length=0 if final else PACKED_LENGTH)
+        named = self.names.find(packed.ids, labels).to(self.device)
         patches = Patches.of(labels, self.grid).to(self.device)
         forward = self._forward if final else self.forward  # its shapes are not worth compiling for
-        answers, patch_loss = forward(self._pixels(images, step), packed, patches)
+        with autocast(self.device), self.midway:  # entered inside, they would break a compiled graph
+            answers, shown, grounded = forward(self._pixels(images, step), packed.to(self.device), patches, named)
         rate = learning_rate(config, step)
-        self._update(answers + config.auxiliary * patch_loss, rate)
-        return {"loss": answers.item(), "patch_loss": patch_loss.item(), "learning_rate": rate}
+        self._update(answers + config.auxiliary * (shown + grounded), rate)
+        losses = {"loss": answers.item(), "patch_loss": shown.item(), "grounding_loss": grounded.item()}
+        return {**losses, "learning_rate": rate}
 
-    def _forward(self, images: Tensor, packed: Packed, patches: Patches) -> tuple[Tensor, Tensor]:
+    def _forward(self, images: Tensor, packed: Packed, patches: Patches, named: Named) -> tuple[Tensor, Tensor, Tensor]:
         n = images.shape[1] * self.backbone.image_tokens
-        with autocast(self.device):
-            embeds = self.backbone.embed(images, packed.ids)
-            hidden = self.backbone.read(embeds, packed.allowed, packed.place)
-            logits = self.backbone.logits(hidden[:, n:])
+        embeds = self.backbone.embed(images, packed.ids)
+        hidden = self.backbone.read(embeds, packed.allowed, packed.place)
+        logits = self.backbone.logits(hidden[:, n:])
         answers = F.cross_entropy(logits.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORE)
         tokens = embeds[:, :n].unflatten(1, (images.shape[1], -1)).flatten(0, 1)  # (B*K, N, W)
-        return answers, self.heads(tokens, patches)
+        grounded = self.heads["grounding"](list(self.midway.outputs)[0][:, n:], named)
+        return answers, self.heads["patches"](tokens, patches), grounded
 
     def _pixels(self, images: np.ndarray, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(
@@ -256,6 +269,21 @@ class Pretrainer:
         (model / state.CONFIG).write_text(self.config.public().to_json())
         state.save_training_state(folder / state.STATE, self.done, self.optimizer, self._named())
         save_file(self.heads.state_dict(), folder / state.STATE / HEADS)
+
+
+def _one_legend(sets: Sequence[VQASet]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The colours and shapes behind the sets' label images.
+
+    Raises:
+        ValueError: a set does not name them, or two sets differ.
+    """
+    first = sets[0]
+    for each in sets:
+        if not (each.labels and each.colours and each.shapes):
+            raise ValueError(f"{each.path}: pre-training needs label images, and 'colours' and 'shapes' behind them")
+        if (each.colours, each.shapes) != (first.colours, first.shapes):
+            raise ValueError(f"{each.path}: other colours or shapes behind its labels than in {first.path}")
+    return first.colours, first.shapes
 
 
 def _fresh(sets: Sequence[VQASet]) -> tuple[Backbone, Processor]:

@@ -35,7 +35,7 @@ def path(tmp_path_factory) -> Path:
 
 def test_images_questions_and_labels_stay_together(path):
     questions = VQASet(path)
-    assert len(questions) == IMAGES and questions.shapes == 2
+    assert len(questions) == IMAGES and questions.shapes == ("cube", "ball")
     assert questions.cameras == ["front", "wrist"]
     rows = np.array([4, 2])
     images = questions.stack(rows, ["wrist", "front"])

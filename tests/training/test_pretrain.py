@@ -18,7 +18,7 @@ from aegis_policy.training.config import PretrainConfig
 from aegis_policy.training.patches import Patches
 from aegis_policy.training.pretrain import Pretrainer, QuestionSampler, pretrain
 
-SIZE, RED = 96, 5
+SIZE, RED = 96, 1
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def questions(tmp_path: Path) -> Path:
         left = 12 if i % 2 else 60
         images[i, 36:60, left : left + 24] = (220, 20, 20)
         labels[i, 36:60, left : left + 24] = RED
-        rows.append(json.dumps([["where is the square", "left" if i % 2 else "right", "where"]]))
+        rows.append(json.dumps([["where is the red cube", "left" if i % 2 else "right", "where"]]))
     with h5py.File(path, "w") as file:
         file["images/front"], file["labels/front"], file["questions"] = images, labels, rows
-        file.attrs["shapes"] = ["cube", "ball", "cylinder"]
+        file.attrs["colours"], file.attrs["shapes"] = ["red", "green"], ["cube", "ball", "cylinder"]
     return path
 
 
