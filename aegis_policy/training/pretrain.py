@@ -239,7 +239,7 @@ class Pretrainer:
         logits = self.backbone.logits(hidden[:, n:])
         answers = F.cross_entropy(logits.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORE)
         tokens = embeds[:, :n].unflatten(1, (images.shape[1], -1)).flatten(0, 1)  # (B*K, N, W)
-        grounded = self.heads["grounding"](list(self.midway.outputs)[0][:, n:], named)
+        grounded = self.heads["grounding"](self.midway.outputs[0][:, n:], named)
         return answers, self.heads["patches"](tokens, patches), grounded
 
     def _pixels(self, images: np.ndarray, step: int) -> Tensor:

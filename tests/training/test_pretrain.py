@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from aegis_policy.data.mosaic import Mosaics
 from aegis_policy.data.vqa import VQASet
@@ -86,6 +87,30 @@ def test_a_second_run_does_not_overwrite_the_first(questions: Path, tmp_path: Pa
     pretrain(recipe(questions, steps=1), tmp_path / "run")
     with pytest.raises(ValueError, match="holds a training run"):
         pretrain(recipe(questions, steps=1), tmp_path / "run")
+
+
+def test_forward_pass_is_one_graph_that_is_not_compiled_at_every_step(questions: Path, tmp_path: Path) -> None:
+    """A graph that breaks, or is made anew at every step, falls back to eager speed without a word."""
+    trainer = Pretrainer(recipe(questions, steps=100, final_share=0.0), tmp_path / "run", None)
+    counter = CompileCounter()
+    trainer.forward = torch.compile(trainer._forward, backend=counter, fullgraph=True, dynamic=False)
+    for step in range(6):
+        trainer.step(step)
+    assert counter.frame_count <= 2  # the second time, the first step's hooks have gone
+
+
+def test_sets_without_or_with_another_legend_are_refused(questions: Path, tmp_path: Path) -> None:
+    other, bare = tmp_path / "other.hdf5", tmp_path / "bare.hdf5"
+    for path in (other, bare):
+        path.write_bytes(questions.read_bytes())
+    with h5py.File(other, "a") as file:
+        file.attrs["colours"] = ["green", "red"]
+    with h5py.File(bare, "a") as file:
+        del file.attrs["colours"]
+    for path, message in ((other, "other colours or shapes"), (bare, "needs label images")):
+        with pytest.raises(ValueError, match=message):
+            pretrain(recipe(questions, vqa=(str(questions), str(path))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
