@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class Processor:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_size: int):
         self.tokenizer = tokenizer
         self.image_size = image_size
+        self._ids = lru_cache(maxsize=8192)(self._tokenize)  # training asks the same few thousand questions again
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Processor:
@@ -84,12 +86,14 @@ class Processor:
         return pad_rows([self.prompt_ids(text) for text in texts], self.tokenizer.pad_token_id)
 
     def prompt_ids(self, text: str) -> list[int]:
-        bos = self.tokenizer.bos_token_id
-        return [bos, *self.tokenizer(text.strip() + END, add_special_tokens=False)["input_ids"]]
+        return [self.tokenizer.bos_token_id, *self._ids(text.strip() + END)]
 
     def answer_ids(self, text: str) -> list[int]:
         """The tokens of an answer, <eos> last."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return [*self._ids(text), self.tokenizer.eos_token_id]
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def text(self, ids: Iterable[int]) -> str:
         """Tokens of an answer -> text, without special tokens."""

@@ -59,10 +59,13 @@ class Patches(NamedTuple):
     def of(cls, labels: np.ndarray, grid: int) -> Patches:
         """Of label images uint8 [..., S, S], all leading dimensions made one."""
         pixels = torch.as_tensor(labels).flatten(0, -3)
-        side = pixels.shape[-1] // grid
         tiles = _tiles(pixels.long(), grid)  # (B, N, side * side)
-        counts = F.one_hot(tiles, int(pixels.max()) + 1).sum(dim=-2)
-        counts[..., 0] = side * side // 8  # what covers most of a patch counts, if it covers an eighth of it
+        shape, classes = tiles.shape[:2], int(pixels.max()) + 1
+        which = torch.arange(shape.numel()).reshape(*shape, 1)
+        counts = (
+            (which * classes + tiles).flatten().bincount(minlength=classes * shape.numel()).reshape(*shape, classes)
+        )
+        counts[..., 0] = tiles.shape[-1] // 8  # what covers most of a patch counts, if it covers an eighth of it
         shares = F.adaptive_avg_pool2d((pixels > 0).float()[:, None], grid * OUTLINE)[:, 0]
         return cls(counts.argmax(dim=-1), _tiles(shares, grid))
 

@@ -154,14 +154,16 @@ class Pretrainer:
         # Places are told after two thirds of the layers, so that the rest can compare them.
         layer = math.ceil(text.num_hidden_layers * 2 / 3) - 1
         self.midway = LayerRecorder(transformer_layers(self.backbone)[layer : layer + 1])
-        alone = resume is None and config.checkpoint is None and config.vision_steps > 0
-        self.mosaics = Mosaics(sets) if alone else None  # for the vision tower's own steps, if it is to have any
+        self.vision_steps = config.vision_steps if source is None else 0
+        self.mosaics = Mosaics(sets)
         self.sampler = QuestionSampler(sets, config)
         self.parameters = [*self.backbone.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), fused=True)
         self.forward: Callable[..., tuple[Tensor, Tensor, Tensor]] = self._forward
+        self.look: Callable[..., Tensor] = self._look
         if config.compile:
             self.forward = torch.compile(self._forward, dynamic=False)
+            self.look = torch.compile(self._look, dynamic=False)
         if resume is not None:
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, self._named())
             self.heads.load_state_dict(load_file(resume / state.STATE / HEADS))
@@ -176,10 +178,10 @@ class Pretrainer:
         config = self.config
         state.write_text(self.output / state.METRICS, self._metrics)
         state.write_text(self.output / state.CONFIG, config.to_json())
-        if self.mosaics is not None:
-            with tqdm(total=config.vision_steps, desc="vision tower", unit="step") as bar:
-                for step in range(config.vision_steps):
-                    bar.set_postfix(loss=f"{self.vision_step(step, self.mosaics):.3f}")
+        if self.vision_steps:
+            with tqdm(total=self.vision_steps, desc="vision tower", unit="step") as bar:
+                for step in range(self.vision_steps):
+                    bar.set_postfix(loss=f"{self.vision_step(step):.3f}")
                     bar.update()
             state.write_checkpoint(self.output, 0, self._fill, keep=2)
         shown: dict[str, str] = {}
@@ -200,19 +202,30 @@ class Pretrainer:
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
 
-    def vision_step(self, step: int, mosaics: Mosaics) -> float:
+    def vision_step(self, step: int) -> float:
         """Teach the vision tower alone: three steps of four on mosaics, the fourth on scenes as they are."""
-        number = VISION_STEPS + step
+        number, rows = VISION_STEPS + step, 2 * self.config.rows
         if step % 4:
-            rng = np.random.default_rng([self.config.seed, number])
-            images, labels = mosaics.batch(rng, 2 * self.config.rows)
+            loss = self._mosaic_loss(number, rows)
         else:
-            images, labels, _ = self.sampler.batch(number, 0, 2 * self.config.rows)
-        with autocast(self.device):
-            features = self.backbone.vlm.get_image_features(self._pixels(images, number).flatten(0, 1)).pooler_output
-        loss = self.heads["patches"](features, Patches.of(labels, self.grid).to(self.device))
+            images, labels, _ = self.sampler.batch(number, 0, rows)
+            loss = self._patch_loss(images, labels, number)
         progress = step / self.config.vision_steps
         return self._update(loss, 1.5e-3 * min(1, (step + 1) / 50) * (1 - 0.7 * progress))
+
+    def _mosaic_loss(self, number: int, rows: int) -> Tensor:
+        rng = np.random.default_rng([self.config.seed, number])
+        return self._patch_loss(*self.mosaics.batch(rng, rows), number)
+
+    def _patch_loss(self, images: np.ndarray, labels: np.ndarray, number: int) -> Tensor:
+        """Of the vision tower alone on images uint8 [B, K, S, S, 3] and their label images."""
+        patches = Patches.of(labels, self.grid).to(self.device)
+        pixels = self._pixels(images, number).flatten(0, 1)
+        with autocast(self.device):
+            return self.look(pixels, patches)
+
+    def _look(self, pixels: Tensor, patches: Patches) -> Tensor:
+        return self.heads["patches"](self.backbone.vlm.get_image_features(pixels).pooler_output, patches)
 
     def step(self, step: int) -> dict[str, float]:
         """One update on questions; returns its metrics."""
@@ -227,10 +240,11 @@ class Pretrainer:
         forward = self._forward if final else self.forward  # its shapes are not worth compiling for
         with autocast(self.device), self.midway:  # entered inside, they would break a compiled graph
             answers, shown, grounded = forward(self._pixels(images, step), packed.to(self.device), patches, named)
+        mosaics = self._mosaic_loss(step, config.rows // 2)  # or the tower loses what they taught it
         rate = learning_rate(config, step)
-        self._update(answers + config.auxiliary * (shown + grounded), rate)
-        losses = {"loss": answers.item(), "patch_loss": shown.item(), "grounding_loss": grounded.item()}
-        return {**losses, "learning_rate": rate}
+        self._update(answers + config.auxiliary * (shown + grounded + mosaics), rate)
+        losses = {"loss": answers, "patch_loss": shown, "mosaic_loss": mosaics, "grounding_loss": grounded}
+        return {**{name: loss.item() for name, loss in losses.items()}, "learning_rate": rate}
 
     def _forward(self, images: Tensor, packed: Packed, patches: Patches, named: Named) -> tuple[Tensor, Tensor, Tensor]:
         n = images.shape[1] * self.backbone.image_tokens
