@@ -1,9 +1,9 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
 Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. The three
-methods start from the same VLM and see the same data in the same order for the same number of steps; what ships learns
-from the same start and data for longer. Takes about three hours on two cores. Writes
-benchmarks/results/default_policy.json; `--ship` then copies the VLM and the policy into the package.
+methods start from the same VLM and see the same data in the same order for the same number of steps. Takes about three
+hours on two cores. Writes benchmarks/results/default_policy.json; `--ship METHOD` then copies the VLM and that method's
+policy into the package.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from aegis_policy.training.config import MethodName, PretrainConfig, TrainConfig
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
-SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_000
+SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_500
 PRETRAINING = PretrainConfig(steps=6_000, compile=True)
-COMPARISON = TrainConfig(steps=1_500, eval_every=500, compile=True)
-SHIPPED = replace(COMPARISON, method="stop-gradient", steps=6_000)
+TRAINING = TrainConfig(steps=4_000, eval_every=1_000, compile=True)
 EPISODES, QUESTION_SCENES, SEED = 200, 300, 0
 Results = dict[str, dict[str, dict[str, Any]]]
 """Policy -> task -> what was measured."""
@@ -58,18 +57,18 @@ SHIPPED_QUESTIONS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 3 GB)")
-    parser.add_argument("--ship", action="store_true", help="copy the VLM and the policy into the package")
+    parser.add_argument("--ship", choices=METHODS, help="copy the VLM and this method's policy into the package")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     make(work)
     results = measure(work)
     if arguments.ship:
-        ship(work, results)
+        ship(work, arguments.ship, results)
 
 
 def make(work: Path) -> None:
-    """Question sets, the VLM, its anchor, demonstrations, one policy for each method, and the one that ships."""
+    """Question sets, the VLM, its anchor, demonstrations, and one policy for each method."""
     sets = [work / "scenes.hdf5", work / "drawn.hdf5"]
     holdouts = [work / "scenes_eval.hdf5", work / "drawn_eval.hdf5"]
     for task, scenes, training, held in zip(("questions", "drawn"), (SCENES, DRAWN), sets, holdouts, strict=True):
@@ -82,19 +81,18 @@ def make(work: Path) -> None:
     anchor = work / "anchor.safetensors"
     aegis(anchor, "anchor", "--vqa", *sets, "--checkpoint", vlm, "--output", anchor)
     demonstrations = work / "pick.hdf5"
-    recording = ("--task", "pick", "--episodes", DEMONSTRATIONS, "--short-fraction", 0.5, "--seed", 1)
+    recording = ("--task", "pick", "--episodes", DEMONSTRATIONS, "--short-fraction", 0.6, "--seed", 1)
     aegis(demonstrations, "record", *recording, "--output", demonstrations)
     data = ("--dataset", demonstrations, "--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
     for method in METHODS:
-        train(work / method, "train", replace(COMPARISON, method=method), *data)
-    train(work / "shipped", "train", SHIPPED, *data)
+        train(work / method, "train", replace(TRAINING, method=method), *data)
     untrained(work, vlm)
 
 
 def untrained(work: Path, vlm: Path) -> None:
     """The VLM with an expert that has learnt nothing: what there is before fine-tuning."""
-    trained = checkpoint.load(work / "shipped")
-    stats = NormStats.load(checkpoint.resolve(work / "shipped"))
+    trained = checkpoint.load(work / METHODS[0])
+    stats = NormStats.load(checkpoint.resolve(work / METHODS[0]))
     info = replace(trained.info, model="before", checkpoint="")
     checkpoint.save(checkpoint.start_policy(vlm, info, stats), work / "before")
 
@@ -104,7 +102,7 @@ def measure(work: Path) -> Results:
     asked = (("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES))
     both = (("pick", EPISODES), *asked)
     results: Results = {}
-    for name in ("before", *METHODS, "shipped"):
+    for name in ("before", *METHODS):
         results[name] = {}
         for task, episodes in asked if name == "before" else both:  # it has not learnt to move
             output = work / "measured" / f"{name}-{task}.json"
@@ -127,8 +125,8 @@ def provenance() -> dict[str, object]:
         "date": datetime.now(UTC).date().isoformat(),
         "episodes": EPISODES,
         "seed": SEED,
-        "training_seeds": [COMPARISON.seed],
-        "steps": {"comparison": COMPARISON.steps, "shipped": SHIPPED.steps},
+        "training_seeds": [TRAINING.seed],
+        "steps": TRAINING.steps,
     }
 
 
@@ -139,11 +137,11 @@ def _processor() -> str:
     return platform.processor()
 
 
-def ship(work: Path, results: Results) -> None:
+def ship(work: Path, method: MethodName, results: Results) -> None:
     """Copy the VLM, the policy and small held-out question sets into the package, with what was measured."""
     from aegis_sim.question_sets import record_questions
 
-    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / "shipped", "aegis-tiny")):
+    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / method, "aegis-tiny")):
         target = checkpoint.asset(name)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(checkpoint.resolve(source), target)
@@ -151,7 +149,7 @@ def ship(work: Path, results: Results) -> None:
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
     checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(results["before"]))
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
-        card.write(measured_table(results["shipped"]))
+        card.write(measured_table(results[method]))
     for task in ("questions", "drawn"):
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")

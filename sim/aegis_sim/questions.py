@@ -36,7 +36,7 @@ SIDE_MARGIN = 0.09
 """Two objects are left and right of one another when their centres differ by this share of the image's width."""
 CELL_MARGIN = 0.03
 """A place is asked for only this far from the lines that cut the image in three by three."""
-HELD_SHARE = 0.25
+HELD_SHARE = 0.35
 """The share of scenes with something in the gripper for which the answers of the family "held" are balanced."""
 
 LOCATION_BINS = 32

@@ -170,7 +170,7 @@ def _random_arm(rng: np.random.Generator, primitives: list[Primitive], held: int
     if held is not None:
         thing = primitives[held]
         x, y = (thing.x, thing.y) if kind < 0.6 else (rng.uniform(-0.13, 0.13), rng.uniform(-0.18, 0.18))
-        z = TABLE_HEIGHT + rng.uniform(0.07, 0.22)
+        z = TABLE_HEIGHT + rng.uniform(0.045, 0.22)  # an episode ends some 6 cm up
         return _Arm((x, y, z), lean * _turned(turn), _GRIPS[thing.shape], held)
     if kind < 0.3:
         x, y, z = np.array(HOME_POSITION) + rng.uniform(-1, 1, 3) * (0.08, 0.12, 0.06)

@@ -13,6 +13,7 @@ from aegis_sim.drawn import draw
 from aegis_sim.questions import (
     COLOURS,
     FAMILIES,
+    HELD_SHARE,
     LOCATION_BINS,
     MIN_VISIBLE,
     SHAPES,
@@ -191,7 +192,7 @@ def held_questions(scenes: int) -> list[Question]:
     asked: list[Question] = []
     for _ in range(scenes):
         things = tuple(thing(f"{c} {s}", *rng.uniform(0.1, 0.9, 2)) for c, s in draw_objects(rng))
-        held = int(rng.integers(len(things))) if rng.random() < 0.25 else None
+        held = int(rng.integers(len(things))) if rng.random() < HELD_SHARE else None
         asked += [q for q in questions(Scene(things, held, gripper=True), rng) if q.family == "held"]
     return asked
 

@@ -17,7 +17,7 @@ from aegis_sim.question_sets import record_questions
 from aegis_sim.questions import COLOURS, FAMILIES, SHAPES, View, label, questions
 from aegis_sim.scenes import SceneRenderer
 from aegis_sim.tabletop import COLOURS as TABLE_COLOURS
-from aegis_sim.tabletop import FRONT, HOME_ROTATION, Primitive
+from aegis_sim.tabletop import FRONT, HOME_ROTATION, TABLE_HEIGHT, Primitive
 from aegis_sim.tabletop import SHAPES as TABLE_SHAPES
 
 HUES = {"red": 0, "orange": 27, "yellow": 52, "green": 130, "blue": 230, "purple": 285}  # degrees
@@ -107,7 +107,7 @@ def test_held_objects_are_at_the_gripper(renderer: SceneRenderer) -> None:
         if scene.held is not None:
             held += 1
             assert np.linalg.norm(table.position(scene.held) - table.gripper_pose()[0]) < 0.02
-            assert table.position(scene.held)[2] > 0.85, "lifted clear of the table"
+            assert table.position(scene.held)[2] > TABLE_HEIGHT + 0.035, "lifted clear of the table"
     assert held >= 3
 
 
