@@ -30,8 +30,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
 SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_500
 PRETRAINING = PretrainConfig(steps=6_000, compile=True)
-TRAINING = TrainConfig(steps=4_000, eval_every=1_000, compile=True)
-EPISODES, QUESTION_SCENES, SEED = 200, 300, 0
+TRAINING = TrainConfig(steps=3_000, eval_every=1_000, compile=True)
+EPISODES, QUESTION_SCENES, FILMS, SEED = 200, 300, 3, 0
 Results = dict[str, dict[str, dict[str, Any]]]
 """Policy -> task -> what was measured."""
 
@@ -106,7 +106,7 @@ def measure(work: Path) -> Results:
         results[name] = {}
         for task, episodes in asked if name == "before" else both:  # it has not learnt to move
             output = work / "measured" / f"{name}-{task}.json"
-            options = ("--task", task, "--episodes", episodes, "--seed", SEED, "--json", output)
+            options = ("--task", task, "--episodes", episodes, "--seed", SEED, "--videos", FILMS, "--json", output)
             aegis(output, "eval", "--checkpoint", work / name, *options)
             measured = json.loads(output.read_text())
             kept = ("success", "right_object", "vqa", "vqa_families", "baselines")

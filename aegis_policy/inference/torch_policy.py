@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from aegis_policy.model.checkpoint import Checkpoint, load
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 MAX_ANSWER_TOKENS = 32
+ONE_THREAD = 50_000_000
+"""Models of fewer parameters compute on one CPU thread."""
 UNFINISHED = "\ufffd"
 """What a character decodes to of which only the first bytes have come: Gemma spells rare ones byte by byte."""
 
@@ -32,8 +35,17 @@ class TorchPolicy:
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
-        """A folder, a training folder (its newest checkpoint), or None for the policy that ships."""
-        return cls(load(source), device)
+        """A folder, a training folder (its newest checkpoint), or None for the policy that ships.
+
+        For a small model on the CPU this sets torch's number of threads, for the whole process, to one, unless
+        OMP_NUM_THREADS says otherwise: several gain little on an idle machine, and wait for one another many times
+        over when a simulator or a robot's other processes want the cores as well.
+        """
+        policy = cls(load(source), device)
+        small = sum(parameter.numel() for parameter in policy._policy.parameters()) < ONE_THREAD
+        if small and policy.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        return policy
 
     @property
     def info(self) -> PolicyInfo:

@@ -23,7 +23,7 @@ import httpx
 from aegis_sim.report import text_table, write_report
 
 TASK = "pick-moved-camera"
-METHOD = "aegis"
+METHOD = ("--method", "aegis", "--freeze-vision")
 DEMONSTRATIONS = 80
 TRAINING_STEPS = 400
 EPISODES = 40  # before, and the same ones after
@@ -57,7 +57,7 @@ def main() -> None:
         )
         _evaluate_served(results["before"])
         _run(
-            *("train", "--dataset", demonstrations, "--method", METHOD, "--steps", TRAINING_STEPS),
+            *("train", "--dataset", demonstrations, *METHOD, "--steps", TRAINING_STEPS),
             *("--output", policy),
         )
         _evaluate_served(results["after"], "--checkpoint", policy)

@@ -166,3 +166,17 @@ def test_a_saved_policy_acts_as_it_did(policy, tmp_path):
     assert replace(loaded.info, checkpoint="") == policy_info()
     assert len(loaded.info.checkpoint) == 64
     np.testing.assert_allclose(loaded.act(OBSERVATION, seed=1).actions, policy.act(OBSERVATION, seed=1).actions)
+
+
+def test_a_small_model_leaves_the_other_cores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        torch.set_num_threads(2)
+        TorchPolicy.from_pretrained(device="cpu")
+        assert torch.get_num_threads() == 2, "the user's word goes first"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        TorchPolicy.from_pretrained(device="cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
