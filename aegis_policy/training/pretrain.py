@@ -36,7 +36,7 @@ from aegis_policy.training.grounding import GroundingHead, Named, Names
 from aegis_policy.training.patches import Patches, PatchHeads
 from aegis_policy.training.vqa_eval import VQAScore, score
 
-FAMILY_WEIGHTS = {"count": 2.0, "left": 3.0, "what-left": 2.5, "where": 2.0, "exists": 1.5, "held": 3.0, "point": 1.5}
+FAMILY_WEIGHTS = {"count": 2.0, "left": 3.0, "what-left": 2.5, "where": 2.0, "exists": 1.5, "held": 8.0, "point": 1.5}
 """How much more often the hard families are asked in training (1 for the others)."""
 PACKED_LENGTH = 104
 """Text tokens in a packed row: eight questions, seldom fewer."""
