@@ -33,7 +33,8 @@ class Mosaics:
             (source, row, int(y.mean()), int(x.mean()))
             for source, labels in enumerate(self._labels)
             for row in range(min(len(labels), SCENES))
-            for thing in np.unique(labels[row])[1:]
+            for thing in np.unique(labels[row])
+            if 0 < thing <= sets[source].legend.objects
             for y, x in [np.nonzero(labels[row] == thing)]
             if len(y) >= MIN_PIXELS
         ]

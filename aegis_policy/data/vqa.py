@@ -25,6 +25,24 @@ class Question(NamedTuple):
     family: str
 
 
+class Legend(NamedTuple):
+    """What label images show: 0 nothing, 1 + colour * len(shapes) + shape an object, and after these the others."""
+
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def objects(self) -> int:
+        """How many different objects there are; a label above it is one of the others."""
+        return len(self.colours) * len(self.shapes)
+
+    @property
+    def labels(self) -> int:
+        """How many different labels there are, 0 included."""
+        return 1 + self.objects + len(self.others)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question about one scene: images uint8 [K, H, W, 3], text, answer, family."""
@@ -53,8 +71,7 @@ class VQASet:
             self.images = {name: file["images"][name][:] for name in self.cameras}
             self.labels = {name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {}
             rows = [json.loads(row) for row in file["questions"].asstr()[:]]
-            # a label is 1 + colour * len(shapes) + shape
-            self.colours, self.shapes = (tuple(map(str, file.attrs.get(key, ()))) for key in ("colours", "shapes"))
+            self.legend = Legend(*(tuple(map(str, file.attrs.get(key, ()))) for key in Legend._fields))
         self.questions = [[Question(*entry) for entry in row] for row in rows]
         for name, images in (self.images | self.labels).items():
             if len(images) != len(self.questions):

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from aegis_policy.data.vqa import Legend
+
 MIN_PIXELS = 10
 """An image shows an object when so many of its pixels do."""
 MAX_IMAGES = 2
@@ -27,7 +29,7 @@ class Named(NamedTuple):
     """Per text token: what it names, and where that is in each of K images.
 
     Attributes:
-        is_name: [B, T] bool, the last token of an object's name.
+        is_name: [B, T] bool, the last token of a name.
         shown: [B, T, K] float, 1 where image k shows it.
         place: [B, T, K, 2], its middle's x and y from -1 to 1 (right and down), 0 where it is not shown.
     """
@@ -41,33 +43,38 @@ class Named(NamedTuple):
 
 
 class Names:
-    """Finds names, a colour's token followed by a shape's, and their places in label images.
+    """Finds names, a colour's token followed by a shape's or another thing's token, and their places in label images.
 
     Args:
         tokenizer: a word that is not one token of it is never found.
-        colours, shapes: a label is 1 + colour * shapes + shape, and 0 for nothing.
+        legend: of the label images.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, colours: Sequence[str], shapes: Sequence[str]):
-        self._labels = 1 + len(colours) * len(shapes)
-        self._colour = torch.full((len(tokenizer),), -self._labels * len(shapes))  # so that no sum with it is a label
-        self._shape = self._colour.clone()
-        known = tokenizer.get_vocab()
-        for index, word in enumerate(colours):
-            if word in known:
-                self._colour[known[word]] = 1 + index * len(shapes)
-        for index, word in enumerate(shapes):
-            if word in known:
-                self._shape[known[word]] = index
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, legend: Legend):
+        self._labels = legend.labels
+        nothing = -2 * legend.labels  # no sum with it is a label
+        self._colour = _by_token(tokenizer, legend.colours, 1, len(legend.shapes), nothing)
+        self._shape = _by_token(tokenizer, legend.shapes, 0, 1, nothing)
+        self._other = _by_token(tokenizer, legend.others, 1 + legend.objects, 1, nothing)
 
     def find(self, ids: Tensor, labels: np.ndarray) -> Named:
         """The names in text tokens [B, T], and where label images uint8 [B, K, S, S] show them."""
-        named = torch.full(ids.shape, -1)
-        named[:, 1:] = self._colour[ids[:, :-1]] + self._shape[ids[:, 1:]]
+        named = self._other[ids]
+        named[:, 1:] = torch.maximum(named[:, 1:], self._colour[ids[:, :-1]] + self._shape[ids[:, 1:]])
         shown, place = _places(labels, self._labels)  # (B, L, K), (B, L, K, 2)
         row = torch.arange(len(ids))[:, None]
         which = named.clamp_min(0)
         return Named(named > 0, shown[row, which], place[row, which])
+
+
+def _by_token(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], first: int, apart: int, nothing: int) -> Tensor:
+    """Token -> first, first + apart, ... for the words in turn, `nothing` for every other token."""
+    numbers = torch.full((len(tokenizer),), nothing)
+    known = tokenizer.get_vocab()
+    for index, word in enumerate(words):
+        if word in known:
+            numbers[known[word]] = first + apart * index
+    return numbers
 
 
 def _places(labels: np.ndarray, count: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aegis_policy.data.vqa import Legend
+
 OUTLINE = 6
 """A patch's outline is told in so many pieces on a side."""
 
@@ -21,16 +23,16 @@ class PatchHeads(nn.Module):
 
     Args:
         width: of the tokens.
-        colours, shapes: how many there are; a label is 1 + colour * shapes + shape, and 0 for nothing.
+        legend: of the labels; the others have neither colour nor shape, and are classes of their own for both heads.
         grid: tokens on a side.
     """
 
-    def __init__(self, width: int, colours: int, shapes: int, grid: int):
+    def __init__(self, width: int, legend: Legend, grid: int):
         super().__init__()
-        self.grid, self.shapes = grid, shapes
+        self.grid, self.legend = grid, legend
         self.place = nn.Linear(width, 2)
-        self.colour = nn.Linear(width, 1 + colours)
-        self.shape = nn.Linear(width, 1 + shapes)
+        self.colour = nn.Linear(width, 1 + len(legend.colours) + len(legend.others))
+        self.shape = nn.Linear(width, 1 + len(legend.shapes) + len(legend.others))
         self.outline = nn.Linear(width, OUTLINE * OUTLINE)
         axis = torch.linspace(-1, 1, grid)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -40,9 +42,11 @@ class PatchHeads(nn.Module):
         """Image tokens [B, N, W] and what they should know -> loss."""
         features = features.float()
         place = F.mse_loss(self.place(features), self.xy.expand(len(features), -1, -1))
-        named = patches.label > 0
-        colour = torch.where(named, (patches.label - 1) // self.shapes + 1, 0)
-        shape = torch.where(named, (patches.label - 1) % self.shapes + 1, 0)
+        colours, shapes, _ = map(len, self.legend)
+        label, other = patches.label, patches.label - self.legend.objects  # 1, 2, ... for the others
+        named = label > 0
+        colour = torch.where(other > 0, colours + other, torch.where(named, (label - 1) // shapes + 1, 0))
+        shape = torch.where(other > 0, shapes + other, torch.where(named, (label - 1) % shapes + 1, 0))
         outline = F.binary_cross_entropy_with_logits(
             self.outline(features), patches.outline, pos_weight=features.new_tensor(5.0)
         )

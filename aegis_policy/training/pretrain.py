@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from aegis_policy.data.mosaic import Mosaics
 from aegis_policy.data.packing import IGNORE, Packed, pack
-from aegis_policy.data.vqa import Question, VQASet
+from aegis_policy.data.vqa import Legend, Question, VQASet
 from aegis_policy.model.backbone import Backbone, new_vlm
 from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.model.config import tiny_vlm
@@ -142,18 +142,18 @@ class Pretrainer:
         source = config.checkpoint if resume is None else str(resume / state.MODEL)
         self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
         self.backbone.to(self.device).train()
-        colours, shapes = _one_legend(sets)
-        self.names = Names(self.processor.tokenizer, colours, shapes)
+        legend = _one_legend(sets)
+        self.names = Names(self.processor.tokenizer, legend)
         text, self.grid = self.backbone.vlm.config.text_config, math.isqrt(self.backbone.image_tokens)
+        # Places are told after two thirds of the layers and on, so that the rest, and an action expert, can use them.
+        grounded = transformer_layers(self.backbone)[math.ceil(text.num_hidden_layers * 2 / 3) - 1 :]
+        self.recorder = LayerRecorder(grounded)
         self.heads = nn.ModuleDict(
             {
-                "patches": PatchHeads(text.hidden_size, len(colours), len(shapes), self.grid),
-                "grounding": GroundingHead(text.hidden_size),
+                "patches": PatchHeads(text.hidden_size, legend, self.grid),
+                "grounding": nn.ModuleList(GroundingHead(text.hidden_size) for _ in grounded),
             }
         ).to(self.device)
-        # Places are told after two thirds of the layers, so that the rest can compare them.
-        layer = math.ceil(text.num_hidden_layers * 2 / 3) - 1
-        self.midway = LayerRecorder(transformer_layers(self.backbone)[layer : layer + 1])
         self.vision_steps = config.vision_steps if source is None else 0
         self.mosaics = Mosaics(sets)
         self.sampler = QuestionSampler(sets, config)
@@ -238,7 +238,7 @@ class Pretrainer:
         named = self.names.find(packed.ids, labels).to(self.device)
         patches = Patches.of(labels, self.grid).to(self.device)
         forward = self._forward if final else self.forward  # its shapes are not worth compiling for
-        with autocast(self.device), self.midway:  # entered inside, they would break a compiled graph
+        with autocast(self.device), self.recorder:  # entered inside, they would break a compiled graph
             answers, shown, grounded = forward(self._pixels(images, step), packed.to(self.device), patches, named)
         mosaics = self._mosaic_loss(step, config.rows // 2)  # or the tower loses what they taught it
         rate = learning_rate(config, step)
@@ -253,7 +253,8 @@ class Pretrainer:
         logits = self.backbone.logits(hidden[:, n:])
         answers = F.cross_entropy(logits.flatten(0, 1), packed.labels.flatten(), ignore_index=IGNORE)
         tokens = embeds[:, :n].unflatten(1, (images.shape[1], -1)).flatten(0, 1)  # (B*K, N, W)
-        grounded = self.heads["grounding"](self.midway.outputs[0][:, n:], named)
+        recorded = zip(self.heads["grounding"].children(), list(self.recorder.outputs), strict=True)
+        grounded = torch.stack([head(states[:, n:], named) for head, states in recorded]).mean()
         return answers, self.heads["patches"](tokens, patches), grounded
 
     def _pixels(self, images: np.ndarray, step: int) -> Tensor:
@@ -285,19 +286,19 @@ class Pretrainer:
         save_file(self.heads.state_dict(), folder / state.STATE / HEADS)
 
 
-def _one_legend(sets: Sequence[VQASet]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The colours and shapes behind the sets' label images.
+def _one_legend(sets: Sequence[VQASet]) -> Legend:
+    """What the sets' label images show.
 
     Raises:
         ValueError: a set does not name them, or two sets differ.
     """
     first = sets[0]
     for each in sets:
-        if not (each.labels and each.colours and each.shapes):
+        if not (each.labels and each.legend.objects):
             raise ValueError(f"{each.path}: pre-training needs label images, and 'colours' and 'shapes' behind them")
-        if (each.colours, each.shapes) != (first.colours, first.shapes):
-            raise ValueError(f"{each.path}: other colours or shapes behind its labels than in {first.path}")
-    return first.colours, first.shapes
+        if each.legend != first.legend:
+            raise ValueError(f"{each.path}: other colours, shapes or others behind its labels than in {first.path}")
+    return first.legend
 
 
 def _fresh(sets: Sequence[VQASet]) -> tuple[Backbone, Processor]:

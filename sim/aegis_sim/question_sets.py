@@ -4,10 +4,10 @@ Image `i` of a set depends on (split, task, seed, i) and on nothing else: not on
 on the images before it. What is recorded and what is evaluated never share a seed (see `aegis_sim.tasks.episode_seed`).
 
     images/front     uint8 [N, S, S, 3]      images/wrist likewise, where there is a robot
-    labels/front     uint8 [N, S, S]         0 nothing, else 1 + colour * 3 + shape; labels/wrist likewise
+    labels/front     uint8 [N, S, S]         0 nothing, 1 + colour * 3 + shape, or 19 the gripper; labels/wrist likewise
     questions        N x JSON [[text, answer, family], ...] about the front image
     wrist_questions  the same about the wrist image
-    attributes       colours, shapes, vocabulary, source, seed, split, versions (JSON)
+    attributes       colours, shapes, others, vocabulary, source, seed, split, versions (JSON)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from aegis_sim.questions import COLOURS, SHAPES, VOCABULARY, Question, View, questions
+from aegis_sim.questions import COLOURS, GRIPPER, SHAPES, VOCABULARY, Question, View, questions
 from aegis_sim.tasks import IMAGE_SIZE, episode_seed
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def record_questions(
 def _describe(file: h5py.File, task: str, seed: int, split: str) -> None:
     source = SOURCES[task]
     file.attrs["colours"], file.attrs["shapes"] = list(COLOURS), list(SHAPES)
+    file.attrs["others"] = [GRIPPER]
     file.attrs["vocabulary"] = list(VOCABULARY)
     file.attrs["source"], file.attrs["seed"], file.attrs["split"] = source, seed, split
     file.attrs["versions"] = json.dumps({name: version(name) for name in _PACKAGES[source]})

@@ -20,6 +20,9 @@ import numpy as np
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("cube", "ball", "cylinder")
 MAX_OBJECTS = 4
+GRIPPER = "gripper"
+GRIPPER_LABEL = 1 + len(COLOURS) * len(SHAPES)
+"""Of the hand's and the fingers' pixels in a label image, where `label` gives those of objects."""
 
 FAMILIES = ("colour", "shape", "count", "exists", "left", "what-left", "where", "held")
 """The families accuracy is reported on."""
@@ -156,7 +159,7 @@ def instruction(colour: str, shape: str) -> str:
 
 
 def label(colour: str, shape: str) -> int:
-    """The value of an object's pixels in a label image: 1 + colour * 3 + shape (0 is everything else)."""
+    """The value of an object's pixels in a label image: 1 + colour * 3 + shape (0 is neither object nor gripper)."""
     return 1 + COLOURS.index(colour) * len(SHAPES) + SHAPES.index(shape)
 
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from aegis_sim.questions import HELD_SHARE, MIN_VISIBLE, Scene, SceneObject, View, draw_objects, label
+from aegis_sim.questions import GRIPPER_LABEL, HELD_SHARE, MIN_VISIBLE, Scene, SceneObject, View, draw_objects, label
 from aegis_sim.tabletop import (
     FRONT,
+    HAND,
     HOME_POSITION,
     HOME_ROTATION,
     TABLE_HEIGHT,
@@ -100,7 +101,7 @@ class SceneRenderer:
         table, name = self._table, _CAMERAS[camera]
         owners = table.segment(name, self._size)
         things = table.primitives
-        labels = np.zeros_like(owners, dtype=np.uint8)
+        labels = np.where(owners == HAND, GRIPPER_LABEL, 0).astype(np.uint8)
         for index, thing in enumerate(things):
             labels[owners == index] = label(thing.colour, thing.shape)
         shares = [float((owners == index).mean()) for index in range(len(things))]

@@ -63,6 +63,8 @@ __all__ = [
 ]
 
 FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
+HAND = -2
+"""In `Tabletop.segment`, the hand with its fingers."""
 HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
 HOME_POSITION = (-0.08, 0.0, 1.0)
 PHYSICS_TIMESTEP = 0.004  # s; robosuite's 0.002 is no better here, and its controller (Python) runs once per step
@@ -152,6 +154,8 @@ class Tabletop(ManipulationEnv):
         self._geom_ids = [
             [model.geom_name2id(geom) for geom in item.contact_geoms + item.visual_geoms] for item in self._objects
         ]
+        hand = self.robots[0].gripper["right"]
+        self._hand_geoms = [model.geom_name2id(geom) for geom in hand.contact_geoms + hand.visual_geoms]
         self._site_id = self.robots[0].eef_site_id["right"]
         self._arm = np.array(self.robots[0]._ref_joint_pos_indexes)
         self._arm_velocity = np.array(self.robots[0]._ref_joint_vel_indexes)
@@ -333,9 +337,10 @@ class Tabletop(ManipulationEnv):
         return np.ascontiguousarray(self._renderer.draw(camera, size))
 
     def segment(self, camera: str, size: int) -> np.ndarray:
-        """Which object each pixel of `camera` shows, int8 [size, size]: -1 none, else the index in `primitives`."""
+        """What each pixel of `camera` shows, int8 [size, size]: the index in `primitives`, HAND, or -1 for neither."""
         drawn = self._renderer.draw(camera, size, segmentation=True)
         owner = np.full(self.sim.model._model.ngeom + 1, -1, np.int8)  # the last one: no geom at all
+        owner[self._hand_geoms] = HAND
         for index in range(len(self.primitives)):
             owner[self._geom_ids[index]] = index
         geoms = np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aegis_policy.data.vqa import VQASet
+from aegis_policy.data.vqa import Legend, VQASet
 
 IMAGES = 30
 
@@ -35,7 +35,7 @@ def path(tmp_path_factory) -> Path:
 
 def test_images_questions_and_labels_stay_together(path):
     questions = VQASet(path)
-    assert len(questions) == IMAGES and questions.shapes == ("cube", "ball")
+    assert len(questions) == IMAGES and questions.legend == Legend((), ("cube", "ball"), ())
     assert questions.cameras == ["front", "wrist"]
     rows = np.array([4, 2])
     images = questions.stack(rows, ["wrist", "front"])

@@ -13,6 +13,7 @@ from aegis_sim.drawn import draw
 from aegis_sim.questions import (
     COLOURS,
     FAMILIES,
+    GRIPPER_LABEL,
     HELD_SHARE,
     LOCATION_BINS,
     MIN_VISIBLE,
@@ -169,7 +170,7 @@ def test_the_vocabulary_is_small_and_covers_everything() -> None:
 
 def test_labels_number_every_colour_and_shape() -> None:
     values = [label(colour, shape) for colour in COLOURS for shape in SHAPES]
-    assert values == list(range(1, len(COLOURS) * len(SHAPES) + 1))
+    assert [*values, GRIPPER_LABEL] == list(range(1, len(COLOURS) * len(SHAPES) + 2))
 
 
 def test_objects_are_distinct_and_of_every_number() -> None:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from aegis_sim import question_sets
 from aegis_sim.drawn import draw
 from aegis_sim.question_sets import record_questions
-from aegis_sim.questions import COLOURS, FAMILIES, SHAPES, View, label, questions
+from aegis_sim.questions import COLOURS, FAMILIES, GRIPPER_LABEL, SHAPES, View, label, questions
 from aegis_sim.scenes import SceneRenderer
 from aegis_sim.tabletop import COLOURS as TABLE_COLOURS
 from aegis_sim.tabletop import FRONT, HOME_ROTATION, TABLE_HEIGHT, Primitive
@@ -52,7 +52,7 @@ def check_view(view: View, size: int) -> None:
     assert view.image.dtype == view.labels.dtype == np.uint8
     assert view.labels.shape == (size, size)
     expected = {label(thing.colour, thing.shape) for thing in view.scene.objects if thing.visible}
-    assert set(np.unique(view.labels)) - {0} == expected
+    assert set(np.unique(view.labels)) - {0, GRIPPER_LABEL} == expected
     for thing in view.scene.objects:
         if thing.seen:
             value = label(thing.colour, thing.shape)
@@ -109,6 +109,21 @@ def test_held_objects_are_at_the_gripper(renderer: SceneRenderer) -> None:
             assert np.linalg.norm(table.position(scene.held) - table.gripper_pose()[0]) < 0.02
             assert table.position(scene.held)[2] > TABLE_HEIGHT + 0.035, "lifted clear of the table"
     assert held >= 3
+
+
+@pytest.mark.sim
+def test_gripper_has_a_label_where_it_is(renderer: SceneRenderer) -> None:
+    seen = 0
+    for seed in range(20):
+        views = renderer.sample(np.random.default_rng(seed))
+        assert (views["wrist"].labels == GRIPPER_LABEL).any(), "the wrist camera always sees its own fingers"
+        hand = views["front"].labels == GRIPPER_LABEL
+        u, v = renderer._table.project(renderer._table.gripper_pose()[0], FRONT)
+        if 0.1 < u < 0.9 and 0.1 < v < 0.9:  # between the finger tips
+            seen += 1
+            rows, columns = np.nonzero(hand)
+            assert np.hypot(rows - v * len(hand), columns - u * len(hand)).min() < 0.1 * len(hand)
+    assert seen >= 5
 
 
 @pytest.mark.sim

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from aegis_policy.data.vqa import Legend
 from aegis_policy.model.processor import word_tokenizer
 from aegis_policy.training.grounding import MIN_PIXELS, GroundingHead, Named, Names
 
-COLOURS, SHAPES = ("red", "green"), ("cube", "ball", "cylinder")
-RED_CUBE, GREEN_BALL = 1, 5
-QUESTIONS = ("is the red cube left of the green ball", "what colour is the cube", "where is the red cylinder")
+LEGEND = Legend(("red", "green"), ("cube", "ball", "cylinder"), ("gripper",))
+RED_CUBE, GREEN_BALL, GRIPPER = 1, 5, 7
+QUESTIONS = (
+    "is the red cube left of the green ball",
+    "what colour is the cube",
+    "is the gripper holding the red cylinder",
+)
 SIZE = 32
 
 
@@ -22,6 +27,7 @@ def labels() -> np.ndarray:
     labels[:, 0, 2:8, 4:12] = RED_CUBE
     labels[:, 0, 20:28, 20:24] = GREEN_BALL
     labels[:, 1, 10:20, 0:30] = GREEN_BALL
+    labels[:, 0, 10:14, 20:32] = GRIPPER
     labels[:, 1, 31, : MIN_PIXELS - 1] = RED_CUBE  # too little of it to be seen
     return labels
 
@@ -33,16 +39,19 @@ def named(labels: np.ndarray) -> Named:
     ids = torch.zeros(3, max(map(len, rows)), dtype=torch.long)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
-    return Names(tokenizer, COLOURS, SHAPES).find(ids, labels)
+    return Names(tokenizer, LEGEND).find(ids, labels)
 
 
-def test_names_are_a_colour_followed_by_a_shape(named: Named) -> None:
+def test_names_are_a_colour_followed_by_a_shape_or_another_thing(named: Named) -> None:
     found = [[text.split()[i] for i in named.is_name[row].nonzero()] for row, text in enumerate(QUESTIONS)]
-    assert found == [["cube", "ball"], [], ["cylinder"]]
+    assert found == [["cube", "ball"], [], ["gripper", "cylinder"]]
 
 
 def test_names_point_to_the_middle_of_what_they_name(named: Named, labels: np.ndarray) -> None:
     cube, ball = named.is_name[0].nonzero()[:, 0]
+    gripper = named.is_name[2].nonzero()[0, 0]
+    assert named.shown[2, gripper].tolist() == [1, 0]
+    torch.testing.assert_close(named.place[2, gripper, 0], torch.tensor([26, 12]) / SIZE * 2 - 1)
     assert named.shown[0, cube].tolist() == [1, 0]
     assert named.shown[0, ball].tolist() == [1, 1]
     for token, label, image in ((cube, RED_CUBE, 0), (ball, GREEN_BALL, 0), (ball, GREEN_BALL, 1)):
@@ -52,7 +61,7 @@ def test_names_point_to_the_middle_of_what_they_name(named: Named, labels: np.nd
 
 
 def test_what_is_not_there_is_not_shown(named: Named) -> None:
-    [cylinder] = named.is_name[2].nonzero()[:, 0]
+    _, cylinder = named.is_name[2].nonzero()[:, 0]
     assert named.shown[2, cylinder].tolist() == [0, 0]
     assert (named.place[2, cylinder] == 0).all()
 

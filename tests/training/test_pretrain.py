@@ -13,10 +13,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from aegis_policy.data.mosaic import Mosaics
-from aegis_policy.data.vqa import VQASet
+from aegis_policy.data.vqa import Legend, VQASet
 from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.training.config import PretrainConfig
-from aegis_policy.training.patches import Patches
+from aegis_policy.training.patches import Patches, PatchHeads
 from aegis_policy.training.pretrain import Pretrainer, QuestionSampler, pretrain
 
 SIZE, RED = 96, 1
@@ -107,7 +107,7 @@ def test_sets_without_or_with_another_legend_are_refused(questions: Path, tmp_pa
         file.attrs["colours"] = ["green", "red"]
     with h5py.File(bare, "a") as file:
         del file.attrs["colours"]
-    for path, message in ((other, "other colours or shapes"), (bare, "needs label images")):
+    for path, message in ((other, "other colours, shapes or others"), (bare, "needs label images")):
         with pytest.raises(ValueError, match=message):
             pretrain(recipe(questions, vqa=(str(questions), str(path))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -139,6 +139,24 @@ def test_outline_tells_where_in_a_patch_the_object_is() -> None:
     expected = torch.zeros(4, 6, 6)
     expected[2, 0, :3] = 1.0
     assert torch.equal(outline, expected)
+
+
+def test_others_are_neither_a_colour_nor_a_shape_and_not_cut_out_for_mosaics(questions: Path) -> None:
+    legend = Legend(("red", "green"), ("cube", "ball", "cylinder"), ("gripper",))
+    heads = PatchHeads(width=4, legend=legend, grid=8)
+    patches = Patches.of(np.full((1, 24, 24), legend.objects + 1, np.uint8), grid=8)
+    with torch.no_grad():
+        for head, known in ((heads.colour, len(legend.colours)), (heads.shape, len(legend.shapes))):
+            head.weight.zero_()
+            head.bias.copy_(30 * torch.eye(known + 2)[known + 1])  # sure that it is the gripper
+        sure = heads(torch.zeros(1, 64, 4), patches)
+        heads.shape.bias.copy_(30 * torch.eye(5)[1])  # sure that it is a cube
+        assert heads(torch.zeros(1, 64, 4), patches) > sure + 25
+    with h5py.File(questions, "a") as file:
+        file["labels/front"][...] = 7 * (file["labels/front"][...] > 0)
+        file.attrs["others"] = ["gripper"]
+    with pytest.raises(ValueError, match="no object"):
+        Mosaics([VQASet(questions)])
 
 
 def test_mosaics_are_made_of_labelled_cut_outs(questions: Path) -> None:
