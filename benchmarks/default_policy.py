@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
 SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_500
-PRETRAINING = PretrainConfig(steps=6_000, compile=True)
+PRETRAINING = PretrainConfig(steps=8_000, compile=True)
 TRAINING = TrainConfig(steps=3_000, eval_every=1_000, compile=True)
 EPISODES, QUESTION_SCENES, FILMS, SEED = 200, 300, 3, 0
 Results = dict[str, dict[str, dict[str, Any]]]
