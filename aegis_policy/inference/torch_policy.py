@@ -38,7 +38,7 @@ class TorchPolicy:
         """A folder, a training folder (its newest checkpoint), or None for the policy that ships.
 
         For a small model on the CPU this sets torch's number of threads, for the whole process, to one, unless
-        OMP_NUM_THREADS says otherwise: several gain little on an idle machine, and wait for one another many times
+        OMP_NUM_THREADS says otherwise: two gain about a fifth on an idle machine, and wait for one another many times
         over when a simulator or a robot's other processes want the cores as well.
         """
         policy = cls(load(source), device)

@@ -18,10 +18,6 @@ _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor"})
 class Recipe:
     """Settings that are kept as train_config.json, so that a run can be resumed and repeated."""
 
-    def check(self) -> None:
-        """Raise ValueError, naming the option, unless the recipe can be followed."""
-        raise NotImplementedError
-
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)

@@ -21,6 +21,7 @@ from aegis_policy.data.vqa import Legend
 MIN_PIXELS = 10
 """An image shows an object when so many of its pixels do."""
 MAX_IMAGES = 2
+"""As many as a pre-training step shows."""
 PLACE_WEIGHT = 4.0
 """Of the distance, in half image sides, beside the cross-entropy of whether an object is there."""
 
