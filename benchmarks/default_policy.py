@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from provenance import ROOT, provenance
 
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.model import checkpoint
 from aegis_policy.training.config import MethodName, PretrainConfig, TrainConfig
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
 SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_500
@@ -112,29 +111,9 @@ def measure(work: Path) -> Results:
             kept = ("success", "right_object", "vqa", "vqa_families", "baselines")
             results[name][task] = {key: measured[key] for key in kept if key in measured}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"results": results, **provenance()}, indent=1) + "\n")
+    settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [TRAINING.seed], "steps": TRAINING.steps}
+    RESULTS.write_text(json.dumps({"results": results, **provenance(), **settings}, indent=1) + "\n")
     return results
-
-
-def provenance() -> dict[str, object]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {_processor()}, {platform.system()}, Python {platform.python_version()}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "episodes": EPISODES,
-        "seed": SEED,
-        "training_seeds": [TRAINING.seed],
-        "steps": TRAINING.steps,
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def ship(work: Path, method: MethodName, results: Results) -> None:

@@ -29,7 +29,10 @@ FAMILIES = ("colour", "shape", "count", "exists", "left", "what-left", "where", 
 POINT = "point"
 """Trained on beside them (grounding), and answered in location tokens."""
 
-INSTRUCTION = "pick up the {colour} {shape}"
+PICK = ("pick up the {a}", "lift the {a}", "grab the {a}", "take the {a}")
+PLACE_ON = ("place the {a} on the {b}", "put the {a} on the {b}", "set the {a} on the {b}", "stack the {a} on the {b}")
+PLACE_BESIDE = ("put the {a} {side} of the {b}", "place the {a} {side} of the {b}", "move the {a} {side} of the {b}")
+"""What a robot may be told to do. The VLM reads every wording; demonstrations use the first of each."""
 
 MIN_VISIBLE = 0.005
 """An object counts as seen when at least this share of the image's pixels shows it (21 pixels of 64 x 64)."""
@@ -72,7 +75,7 @@ def location_token(value: float) -> str:
 
 def _vocabulary() -> tuple[str, ...]:
     templates = [*_COLOUR, *_EXISTS, *_SIDE, *_WHAT_SIDE, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, _WHERE]
-    templates += [_HOLDING, _WHAT_HELD, _POINT_TO, INSTRUCTION]
+    templates += [_HOLDING, _WHAT_HELD, _POINT_TO, *PICK, *PLACE_ON, *PLACE_BESIDE]
     words = {
         word
         for text in templates
@@ -155,7 +158,7 @@ class Question(NamedTuple):
 
 def instruction(colour: str, shape: str) -> str:
     """What the robot is told to do with an object: "pick up the red cube"."""
-    return INSTRUCTION.format(colour=colour, shape=shape)
+    return PICK[0].format(a=f"{colour} {shape}")
 
 
 def label(colour: str, shape: str) -> int:
@@ -324,12 +327,22 @@ def _ask_held(scene: Scene, rng: np.random.Generator) -> _Asked:
 
 
 def _ask_point(scene: Scene, rng: np.random.Generator) -> _Asked:
+    """Where things are, and, told what to do, where to go: to the object named, or from the first one to the second."""
     lifted = None if scene.held is None else scene.objects[scene.held]
+    standing = [thing for thing in _seen(scene) if thing is not lifted]
     for thing in _seen(scene):
-        place = location_token(thing.v) + location_token(thing.u)
-        yield _POINT_TO.format(a=thing.name), place
-        if thing is not lifted:
-            yield instruction(thing.colour, thing.shape), place
+        yield _POINT_TO.format(a=thing.name), _place(thing)
+    for thing in standing:
+        yield _one_of(PICK, rng).format(a=thing.name), _place(thing)
+    if len(standing) > 1:
+        for wordings in (PLACE_ON, PLACE_BESIDE):
+            first, second = (standing[i] for i in rng.permutation(len(standing))[:2])
+            side = _one_of(("left", "right"), rng)
+            yield _one_of(wordings, rng).format(a=first.name, b=second.name, side=side), _place(first) + _place(second)
+
+
+def _place(thing: SceneObject) -> str:
+    return location_token(thing.v) + location_token(thing.u)
 
 
 _ASK: dict[str, Callable[[Scene, np.random.Generator], _Asked]] = {

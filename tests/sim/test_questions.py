@@ -17,6 +17,9 @@ from aegis_sim.questions import (
     HELD_SHARE,
     LOCATION_BINS,
     MIN_VISIBLE,
+    PICK,
+    PLACE_BESIDE,
+    PLACE_ON,
     SHAPES,
     VOCABULARY,
     Question,
@@ -128,11 +131,21 @@ def test_held() -> None:
 
 def test_point_answers_in_location_tokens() -> None:
     answers = asked(Scene((thing("green cube", 0.96, 0.1),)), "point")
-    assert answers == dict.fromkeys(["point to the green cube", "pick up the green cube"], "<loc0112><loc0976>")
+    texts = ["point to the green cube", *(wording.format(a="green cube") for wording in PICK)]
+    assert answers == dict.fromkeys(texts, "<loc0112><loc0976>")
     assert instruction("green", "cube") == "pick up the green cube"
     tokens = {location_token(value) for value in np.linspace(0, 1, 500)}
     assert len(tokens) == LOCATION_BINS
     assert {location_token(0.0), location_token(1.0)} == {"<loc0016>", "<loc1008>"}
+
+
+def test_told_to_place_one_points_from_the_first_to_the_second() -> None:
+    answers = asked(Scene((thing("green cube", 0.96, 0.1), thing("red ball", 0.03, 0.1))), "point")
+    there, back = "<loc0112><loc0976><loc0112><loc0016>", "<loc0112><loc0016><loc0112><loc0976>"
+    for wording in (*PLACE_ON, *PLACE_BESIDE):
+        for side in ("left", "right"):
+            assert answers[wording.format(a="green cube", b="red ball", side=side)] == there
+            assert answers[wording.format(a="red ball", b="green cube", side=side)] == back
 
 
 def test_half_hidden_objects_make_nothing_uncertain() -> None:

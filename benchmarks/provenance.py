@@ -1,0 +1,32 @@
+"""Where a figure comes from: the command, the commit, the machine and the day. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, str]:
+    """What goes into every JSON file under results/, beside the figures."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    machine = (platform.machine(), _processor(), f"{os.cpu_count()} cores", platform.system())
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{', '.join(machine)}, Python {platform.python_version()}",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
