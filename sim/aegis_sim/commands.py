@@ -9,6 +9,7 @@ def record(
     task: str,
     episodes: int,
     output: Path,
+    split: str = "seen",
     seed: int = 0,
     noise: float = 0.03,
     short_fraction: float = 0.0,
@@ -19,9 +20,10 @@ def record(
     The file depends on the task, the seed and the settings, not on the number of workers; it appears when it is whole.
 
     Args:
-        task: "pick" or "pick-moved-camera" (demonstrations), "questions" or "drawn" (scenes with questions).
+        task: "pick", "place-on" or "place-beside" (demonstrations), "questions" or "drawn" (scenes with questions).
         episodes: how many successful demonstrations, or scenes, to record.
         output: the file to write; an existing one is replaced.
+        split: of demonstrations: "seen", or "moved-camera", "unseen-pairs", "unseen-wordings", "distractors".
         seed: which episodes; recordings never meet evaluations, whatever the seeds.
         noise: standard deviation, in metres, of the disturbances the expert has to recover from; 0 for none.
         short_fraction: share of demonstrations that start on the way to the object, for more scenes per minute.
@@ -37,7 +39,7 @@ def record(
     from aegis_sim.demonstrations import record_demonstrations
 
     record_demonstrations(
-        task, episodes, output, seed=seed, noise=noise, short_fraction=short_fraction, workers=workers
+        task, episodes, output, split=split, seed=seed, noise=noise, short_fraction=short_fraction, workers=workers
     )
 
 
@@ -45,6 +47,7 @@ def evaluate(
     checkpoint: str | None = None,
     task: str = "pick",
     episodes: int = 50,
+    split: str = "seen",
     seed: int = 0,
     replan_every: int = 4,
     json: Path | None = None,
@@ -58,8 +61,10 @@ def evaluate(
 
     Args:
         checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
-        task: "pick", "pick-moved-camera", "questions" or "drawn".
+        task: "pick", "place-on", "place-beside", "questions" or "drawn".
         episodes: how many unseen episodes (or scenes).
+        split: how episodes differ from the demonstrations: "seen" (only in their seeds), "unseen-pairs",
+            "unseen-wordings", "moved-camera" or "distractors".
         seed: which ones; evaluations never meet recordings, whatever the seeds.
         replan_every: how many actions of each chunk are carried out before the policy is asked again.
         json: file for the rates, the settings and what happened in every episode.
@@ -77,7 +82,8 @@ def evaluate(
         videos = 12 if report else 0
     if report and json is None:
         json = report.with_suffix(".json")
-    evaluation = run(load_policy(checkpoint), task, episodes, seed, replan_every=replan_every, videos=videos)
+    policy = load_policy(checkpoint)
+    evaluation = run(policy, task, episodes, seed, split=split, replan_every=replan_every, videos=videos)
     command = shlex.join(["aegis", *sys.argv[1:]])
     print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
     if json:

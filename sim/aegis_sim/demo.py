@@ -22,7 +22,7 @@ import httpx
 
 from aegis_sim.report import text_table, write_report
 
-TASK = "pick-moved-camera"
+TASK = ("--task", "pick", "--split", "moved-camera")
 METHOD = ("--method", "aegis", "--freeze-vision")
 DEMONSTRATIONS = 80
 TRAINING_STEPS = 400
@@ -52,7 +52,7 @@ def main() -> None:
     results = {"before": FOLDER / "before.json", "after": FOLDER / "after.json"}
     try:
         _run(
-            *("record", "--task", TASK, "--episodes", DEMONSTRATIONS, "--workers", WORKERS),
+            *("record", *TASK, "--episodes", DEMONSTRATIONS, "--workers", WORKERS),
             *("--output", demonstrations),
         )
         _evaluate_served(results["before"])
@@ -67,7 +67,7 @@ def main() -> None:
     write_report(report, TITLE, results, metrics=policy / "metrics.jsonl", intro=INTRO, commands=_typed)
 
     minutes = (time.monotonic() - started) / 60
-    print(f"\n{TASK}, {EPISODES} unseen episodes, 95% Wilson intervals; {minutes:.1f} minutes in all\n")
+    print(f"\npick, moved camera, {EPISODES} unseen episodes, 95% Wilson intervals; {minutes:.1f} minutes in all\n")
     print(text_table({label: json.loads(file.read_text()) for label, file in results.items()}))
     print(f"\nreport    {report.resolve()}\npolicy    {policy.resolve()}")
     print("serve it  make serve, then http://127.0.0.1:8000/docs")
@@ -81,7 +81,7 @@ def _run(*arguments: str | int | Path) -> None:
 def _evaluate_served(result: Path, *serve_arguments: str | Path) -> None:
     """Evaluate a policy through a server of its own."""
     with _serving(result.with_suffix(".server.log"), *serve_arguments) as url:
-        evaluation = ("eval", "--checkpoint", url, "--task", TASK, "--episodes", EPISODES, "--seed", SEED)
+        evaluation = ("eval", "--checkpoint", url, *TASK, "--episodes", EPISODES, "--seed", SEED)
         _run(*evaluation, "--json", result, "--videos", FILMS)
 
 

@@ -33,17 +33,19 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from aegis_sim.env import ACTION_FEATURES, CAMERAS, CONTROL_HZ, STATE_FEATURES, PickEnv
+from aegis_sim.arm import HOME_ROTATION
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES
 from aegis_sim.expert import Expert, funnel_height
-from aegis_sim.tabletop import HOME_ROTATION
-from aegis_sim.tasks import ROBOT_TASKS, environment_options, episode_seed, make
+from aegis_sim.splits import split_named
+from aegis_sim.table_env import CONTROL_HZ, ENVIRONMENTS, TableEnv
+from aegis_sim.tasks import TABLE_TASKS, episode_seed, make
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("robosuite", "mujoco", "gymnasium", "numpy")
 DISTURBED_STEPS = (2, 6)  # how long a disturbance, or a pause between two, lasts: at least, less than
 ROTATION_NOISE = 2.0  # rad of rotation noise per m of translation noise
-CALM_NEAR, CALM = 0.10, 0.2  # m from the target within which noise shrinks, in the end to this share
+CARRYING = 0.5  # share of the short demonstrations of placing that begin with the object in the hand
 _GIVE_UP = 3  # times as many failures as successes: something is wrong
 
 
@@ -66,8 +68,8 @@ class Demonstration:
 class Recorder:
     """Plays the expert; attempt `index` depends on the settings and the index alone."""
 
-    def __init__(self, task: str, seed: int, noise: float, short_fraction: float) -> None:
-        self._env = make(task)
+    def __init__(self, task: str, split: str, seed: int, noise: float, short_fraction: float) -> None:
+        self._env = make(task, split)
         self._expert = Expert(self._env)
         self._seed, self._noise, self._short_fraction = seed, noise, short_fraction
 
@@ -79,7 +81,7 @@ class Recorder:
         self._expert.reset()
         short = bool(rng.random() < self._short_fraction)
         if short:
-            _start_on_the_way(env, rng)
+            _start_on_the_way(env, self._expert, rng)
             observation = env.observe()
         disturb = _disturbances(rng, self._noise)
         actions, executed, states, observations = [], [], [], []
@@ -89,8 +91,7 @@ class Recorder:
             observations.append(observation)
             states.append(env.table.sim.get_state().flatten())
             actions.append(action)
-            # Not while it grasps, and little close by: a shove there moves the object, and teaches nothing.
-            disturbed = action + next(disturb) * _exposure(env) if action[6] < 0.5 else action
+            disturbed = action + next(disturb) * self._expert.exposure()
             executed.append(np.clip(disturbed, env.action_space.low, env.action_space.high).astype(np.float32))
             observation, _, terminated, truncated, info = env.step(executed[-1])
             ended = terminated or truncated
@@ -124,26 +125,43 @@ def _disturbances(rng: np.random.Generator, noise: float) -> Iterator[np.ndarray
             yield push
 
 
-def _exposure(env: PickEnv) -> float:
-    """How much of a disturbance the hand gets, 0 to 1, by its distance from the target."""
-    away = np.linalg.norm(env.table.gripper_pose()[0] - env.table.position(env.target))
-    return float(np.clip(away / CALM_NEAR, CALM, 1.0))
-
-
-def _start_on_the_way(env: PickEnv, rng: np.random.Generator) -> None:
-    """Move the arm, without physics, to where it might be between home and the target, touching nothing."""
-    table = env.table
-    while True:
-        aim = env.target if rng.random() < 0.6 else int(rng.integers(len(table.primitives)))
-        offset = rng.normal(size=2) * rng.choice([0.01, 0.03, 0.08])
-        lowest = funnel_height(float(np.hypot(*offset))) if aim == env.target else 0.06
-        height = lowest + abs(rng.normal() * 0.05)
-        tilt = Rotation.from_rotvec([*rng.normal(size=2) * 0.04, rng.uniform(-1.0, 1.0)])
-        opening = 0.08 if rng.random() < 0.85 else rng.uniform(0.0, 0.08)  # sometimes after a failed grasp
-        place = table.position(aim) + np.array([*offset, height])
-        if table.set_arm(place, tilt * HOME_ROTATION, opening) < 1e-3 and not table.touching():
-            break
+def _start_on_the_way(env: TableEnv, expert: Expert, rng: np.random.Generator) -> None:
+    """Put the arm, without physics, somewhere on the way: with nothing in the hand, or carrying the target."""
+    carrying = env.kind != "pick" and rng.random() < CARRYING
+    start = _in_the_hand if carrying else _towards_something
+    while not start(env, expert, rng):
+        pass
     env.begin()
+
+
+def _towards_something(env: TableEnv, expert: Expert, rng: np.random.Generator) -> bool:
+    """Between home and an object, touching nothing; returns whether the arm could get there."""
+    table = env.table
+    aim = env.target if rng.random() < 0.6 else int(rng.integers(len(table.primitives)))
+    offset = rng.normal(size=2) * rng.choice([0.01, 0.03, 0.08])
+    lowest = funnel_height(float(np.hypot(*offset))) if aim == env.target else 0.06
+    height = lowest + abs(rng.normal() * 0.05)
+    opening = 0.08 if rng.random() < 0.85 else rng.uniform(0.0, 0.08)  # sometimes after a failed grasp
+    place = table.position(aim) + np.array([*offset, height])
+    return table.set_arm(place, _tilt(rng) * HOME_ROTATION, opening) < 1e-3 and not table.touching()
+
+
+def _in_the_hand(env: TableEnv, expert: Expert, rng: np.random.Generator) -> bool:
+    """With the target in the hand, between where it stood and its place; returns whether it is held, and alone."""
+    table = env.table
+    table.dress(table.primitives)
+    others = [i for i in range(len(table.primitives)) if i != env.target]
+    before = [table.position(i) for i in others]
+    offset = rng.normal(size=2) * rng.choice([0.01, 0.03, 0.10])
+    height = funnel_height(float(np.hypot(*offset)), expert.hover()) + abs(rng.normal() * 0.03)
+    place = env.place() + np.array([*offset, height])
+    if table.set_arm(place, _tilt(rng) * HOME_ROTATION) > 1e-3 or not table.grasp(env.target):
+        return False
+    return all(np.linalg.norm(table.position(i) - at) < 0.002 for i, at in zip(others, before, strict=True))
+
+
+def _tilt(rng: np.random.Generator) -> Rotation:
+    return Rotation.from_rotvec([*rng.normal(size=2) * 0.04, rng.uniform(-1.0, 1.0)])
 
 
 def record_demonstrations(
@@ -151,6 +169,7 @@ def record_demonstrations(
     episodes: int,
     output: Path,
     *,
+    split: str = "seen",
     seed: int = 0,
     noise: float = 0.0,
     short_fraction: float = 0.0,
@@ -159,6 +178,7 @@ def record_demonstrations(
     """Record `episodes` successful demonstrations of `task` into `output`, which appears when it is whole.
 
     Args:
+        split: name of the split, see `splits.py`.
         seed: which episodes, see `tasks.episode_seed`.
         noise: standard deviation of the disturbances, m per step.
         short_fraction: share of attempts that start on the way.
@@ -170,17 +190,19 @@ def record_demonstrations(
     Raises:
         ValueError: an unknown task, an argument out of its range, or so much noise that most attempts fail.
     """
-    if task not in ROBOT_TASKS:
-        raise ValueError(f"task '{task}': the expert can do {', '.join(ROBOT_TASKS)}")
+    if task not in TABLE_TASKS:
+        raise ValueError(f"task '{task}': the expert can do {', '.join(TABLE_TASKS)}")
+    split_named(split)
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
     if noise < 0 or not 0 <= short_fraction <= 1:
         raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {noise} and {short_fraction}")
+    settings = (task, split, seed, noise, short_fraction)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     kept = failed = 0
     try:
-        with h5py.File(partial, "w") as file, _attempts(task, seed, noise, short_fraction, workers) as attempts:
+        with h5py.File(partial, "w") as file, _attempts(settings, workers) as attempts:
             data = file.create_group("data")
             with tqdm(total=episodes, desc=f"record {task}", unit="demo") as progress:
                 for attempt in attempts:
@@ -195,7 +217,8 @@ def record_demonstrations(
                         break
                     if failed > 10 + _GIVE_UP * kept:
                         raise ValueError(f"{failed} of {failed + kept} attempts failed: try less noise than {noise} m")
-            _describe(data, task, {"seed": seed, "noise": noise, "short_fraction": short_fraction, "failed": failed})
+            recording = {"seed": seed, "noise": noise, "short_fraction": short_fraction, "failed": failed}
+            _describe(data, task, split, recording)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -203,15 +226,15 @@ def record_demonstrations(
     return failed
 
 
-def _describe(data: h5py.Group, task: str, settings: dict[str, float]) -> None:
+def _describe(data: h5py.Group, task: str, split: str, recording: dict[str, float]) -> None:
     data.attrs["total"] = sum(demo.attrs["num_samples"] for demo in data.values())
     data.attrs["env_args"] = json.dumps(
         {
-            "env_name": "aegis/Pick-v0",
+            "env_name": ENVIRONMENTS[task],
             "task": task,
-            "env_kwargs": {name: asdict(value) for name, value in environment_options(task).items()},
+            "env_kwargs": {"split": split},
             "versions": {name: version(name) for name in PACKAGES},
-            "recording": settings,
+            "recording": recording,
         }
     )
     data.attrs["control_hz"] = CONTROL_HZ
@@ -238,11 +261,8 @@ def _write(group: h5py.Group, demo: Demonstration) -> None:
 
 
 @contextmanager
-def _attempts(
-    task: str, seed: int, noise: float, short_fraction: float, workers: int
-) -> Iterator[Iterator[Demonstration]]:
+def _attempts(settings: tuple[Any, ...], workers: int) -> Iterator[Iterator[Demonstration]]:
     """Attempts 0, 1, 2, ... without end, in order, from this process or from `workers` spawned ones."""
-    settings = (task, seed, noise, short_fraction)
     if workers == 1:
         recorder = Recorder(*settings)
         try:

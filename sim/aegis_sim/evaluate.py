@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from aegis_policy import Camera, Observation, Policy, PolicyInfo
 from aegis_sim import tasks
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES, PickEnv
+from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES, ArmEnv
 from aegis_sim.film import compose, encode_webp
-from aegis_sim.questions import questions
 from aegis_sim.quiz import CAMERA, Asked, BlindBaselines, ask, pick_questions, question_scenes
 from aegis_sim.results import Episode, Evaluation, Rollout
 
@@ -33,13 +32,21 @@ ACTING, ASKING = 0, 1  # the two streams of random numbers
 
 
 def evaluate(
-    policy: Policy, task: str, episodes: int, seed: int, *, replan_every: int = 4, videos: int = 0
+    policy: Policy,
+    task: str,
+    episodes: int,
+    seed: int,
+    *,
+    split: str = "seen",
+    replan_every: int = 4,
+    videos: int = 0,
 ) -> Evaluation:
     """Evaluate `policy` on `episodes` unseen seeds of `task`; the same arguments give the same numbers.
 
     Args:
         policy: any backend; its weights may be in this process or behind a server.
         task: a name of `aegis_sim.tasks`.
+        split: how the episodes may differ from the demonstrations, a name of `splits.py`; nothing to questions alone.
         episodes: how many episodes (of a task of questions alone: scenes).
         seed: picks the episodes; seeds of evaluations never meet those of recordings (`tasks.episode_seed`).
         replan_every: K, the number of actions of each chunk that are carried out.
@@ -54,7 +61,7 @@ def evaluate(
         return evaluate_questions(policy, task, episodes, seed)
     seeds = [tasks.episode_seed("eval", seed, index) for index in range(episodes)]
     size = next((camera.height for camera in policy.info.cameras if camera.name == CAMERA), tasks.IMAGE_SIZE)
-    env = tasks.make(task, image_size=size, render_mode="rgb_array")
+    env = tasks.make(task, split, image_size=size, render_mode="rgb_array")
     try:
         check_fit(policy.info, env, replan_every)
         done: list[Episode] = []
@@ -65,7 +72,7 @@ def evaluate(
                 bar.set_postfix(success=f"{wins}/{len(done)}")
     finally:
         env.close()
-    settings = {"replan_every": replan_every, "questions_per_instant": QUESTIONS_PER_INSTANT}
+    settings = {"split": split, "replan_every": replan_every, "questions_per_instant": QUESTIONS_PER_INSTANT}
     return Evaluation(task, seed, policy.info, tuple(done), settings)
 
 
@@ -90,7 +97,7 @@ def evaluate_questions(policy: Policy, task: str, scenes: int, seed: int) -> Eva
     return Evaluation(task, seed, policy.info, tuple(done), settings, blind.score(asked))
 
 
-def check_fit(info: PolicyInfo, env: PickEnv, replan_every: int) -> None:
+def check_fit(info: PolicyInfo, env: ArmEnv, replan_every: int) -> None:
     """Raise ValueError, saying what differs, unless the policy is one for this environment's robot and cameras."""
     given_cameras = [Camera(name, env.image_size, env.image_size) for name in env.cameras]
     for camera in info.cameras:
@@ -99,7 +106,7 @@ def check_fit(info: PolicyInfo, env: PickEnv, replan_every: int) -> None:
     for what, wanted, given in (
         ("state", info.state, STATE_FEATURES),
         ("actions", info.actions, ACTION_FEATURES),
-        ("control rate in Hz", info.control_hz, CONTROL_HZ),
+        ("control rate in Hz", info.control_hz, env.control_hz),
     ):
         if wanted != given:
             raise ValueError(f"the policy's {what} is {wanted}; the task's is {given}")
@@ -108,7 +115,7 @@ def check_fit(info: PolicyInfo, env: PickEnv, replan_every: int) -> None:
 
 
 def run_episode(
-    policy: Policy, env: PickEnv, seed: int, *, replan_every: int = 4, questions_asked: bool = True, film: bool = False
+    policy: Policy, env: ArmEnv, seed: int, *, replan_every: int = 4, questions_asked: bool = True, film: bool = False
 ) -> Episode:
     """Drive one episode, closed loop, and ask about it on the way. Neither asking nor filming changes a motion."""
     observation, info = env.reset(seed=seed)
@@ -122,7 +129,8 @@ def run_episode(
         if instants and step >= instants[0]:
             instants.pop(0)
             asked += _ask_now(policy, env, observation, asking, step)
-        chunk = policy.act(_for_policy(policy.info, observation, instruction, step), seed=_action_seed(seed, step))
+        seen = _for_policy(policy.info, observation, instruction, step / env.control_hz)
+        chunk = policy.act(seen, seed=_action_seed(seed, step))
         for action in chunk.actions[:replan_every]:
             observation, _, terminated, truncated, info = env.step(action)
             step, done = step + 1, terminated or truncated
@@ -135,25 +143,25 @@ def run_episode(
     rollout = Rollout(
         instruction=instruction,
         success=bool(info["success"]),
-        right_object=bool(info["right_object"]),
-        lifted=info["lifted"],
+        right_object=info.get("right_object"),
+        lifted=info.get("lifted"),
         steps=step,
-        failure=_failure(info),
-        video=encode_webp(frames) if film else None,
+        failure=info.get("failure"),
+        video=encode_webp(frames, env.control_hz) if film else None,
     )
     return Episode(seed, tuple(asked), rollout)
 
 
 def _ask_now(
-    policy: Policy, env: PickEnv, observation: Mapping[str, Any], rng: np.random.Generator, step: int
+    policy: Policy, env: ArmEnv, observation: Mapping[str, Any], rng: np.random.Generator, step: int
 ) -> list[Asked]:
-    pool = questions(env.scene(CAMERA), rng)
+    pool = env.questions(rng)
     return ask(policy, observation["images"][CAMERA], pick_questions(pool, QUESTIONS_PER_INSTANT, rng), step)
 
 
-def _for_policy(info: PolicyInfo, observation: Mapping[str, Any], instruction: str, step: int) -> Observation:
+def _for_policy(info: PolicyInfo, observation: Mapping[str, Any], instruction: str, stamp: float) -> Observation:
     images = {camera.name: observation["images"][camera.name] for camera in info.cameras}
-    return Observation(images, observation["state"], instruction, stamp=step / CONTROL_HZ)
+    return Observation(images, observation["state"], instruction, stamp)
 
 
 def _action_seed(seed: int, step: int) -> int:
@@ -161,16 +169,7 @@ def _action_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, ACTING, step]).generate_state(1)[0])
 
 
-def _frame(env: PickEnv, observation: Mapping[str, Any]) -> np.ndarray:
+def _frame(env: ArmEnv, observation: Mapping[str, Any]) -> np.ndarray:
     view = env.render()
     assert view is not None  # `evaluate` makes environments that can be looked at
     return compose(view, observation["images"])
-
-
-def _failure(info: Mapping[str, Any]) -> str | None:
-    """What went wrong, as far as the simulator's state tells."""
-    if info["success"]:
-        return None
-    if info["lifted"] is not None:
-        return "lifted wrong object"
-    return "nothing lifted" if info["right_object"] else "went to wrong object"

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from aegis_sim.env import CONTROL_HZ
-
 VIEW_PX = 192  # side of the view for people; the policy's own images are stacked beside it
 REST_MS = 1500  # how long the last frame stands before the film begins again
 
@@ -24,10 +22,10 @@ def compose(view: np.ndarray, images: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([_resized(view, VIEW_PX), column], axis=1)
 
 
-def encode_webp(frames: Sequence[np.ndarray]) -> bytes:
-    """An endlessly repeating animation of uint8 [H, W, 3] frames, one a control step, at real speed."""
+def encode_webp(frames: Sequence[np.ndarray], rate: float) -> bytes:
+    """An endlessly repeating animation of uint8 [H, W, 3] frames, `rate` of them a second."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
-    step_ms = round(1000 / CONTROL_HZ)
+    step_ms = round(1000 / rate)
     file = io.BytesIO()
     first.save(
         file,

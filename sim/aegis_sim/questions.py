@@ -99,6 +99,8 @@ class SceneObject:
         colour, shape: of `COLOURS` and `SHAPES`.
         u, v: its centre in the image, u to the right and v down, both in [0, 1].
         visible: share of the image's pixels that show it (0 when it is hidden or outside).
+        standing: whether it stands on the table. One that is held, or stands on another one, is high in the image
+            without being at the back.
     """
 
     colour: str
@@ -106,6 +108,7 @@ class SceneObject:
     u: float
     v: float
     visible: float
+    standing: bool = True
 
     @property
     def name(self) -> str:
@@ -126,17 +129,19 @@ class Scene:
         held: index of the object in the gripper, None when it is empty.
         gripper: whether the image shows the gripper, so that one can ask what it holds.
         upright: whether up in the image is away from the viewer, so that back and front mean something.
+        strangers: whether the image shows things that have no name here.
     """
 
     objects: tuple[SceneObject, ...]
     held: int | None = None
     gripper: bool = False
     upright: bool = True
+    strangers: bool = False
 
     @property
     def clear(self) -> bool:
-        """Whether every object is either well seen or not in the image at all."""
-        return all(thing.seen or thing.visible == 0 for thing in self.objects)
+        """Whether every thing has a name and is either well seen or not in the image at all."""
+        return not self.strangers and all(thing.seen or thing.visible == 0 for thing in self.objects)
 
 
 class View(NamedTuple):
@@ -154,11 +159,6 @@ class Question(NamedTuple):
     text: str
     answer: str
     family: str
-
-
-def instruction(colour: str, shape: str) -> str:
-    """What the robot is told to do with an object: "pick up the red cube"."""
-    return PICK[0].format(a=f"{colour} {shape}")
 
 
 def label(colour: str, shape: str) -> int:
@@ -295,13 +295,11 @@ def _cell(value: float, names: Sequence[str]) -> str | None:
 
 
 def _ask_where(scene: Scene, rng: np.random.Generator) -> _Asked:
-    """Of what stands on the table: a lifted object is high in the image without being at the back."""
     if not scene.upright:
         return
-    lifted = None if scene.held is None else scene.objects[scene.held]
     for thing in _seen(scene):
         row, column = _cell(thing.v, _ROWS), _cell(thing.u, _COLUMNS)
-        if row and column and thing is not lifted:
+        if row and column and thing.standing:
             yield _WHERE.format(a=thing.name), f"{row} {column}"
 
 
@@ -328,8 +326,7 @@ def _ask_held(scene: Scene, rng: np.random.Generator) -> _Asked:
 
 def _ask_point(scene: Scene, rng: np.random.Generator) -> _Asked:
     """Where things are, and, told what to do, where to go: to the object named, or from the first one to the second."""
-    lifted = None if scene.held is None else scene.objects[scene.held]
-    standing = [thing for thing in _seen(scene) if thing is not lifted]
+    standing = [thing for thing in _seen(scene) if thing.standing]
     for thing in _seen(scene):
         yield _POINT_TO.format(a=thing.name), _place(thing)
     for thing in standing:

@@ -35,9 +35,15 @@ def child(element: ElementTree.Element, name: str) -> ElementTree.Element:
 
 
 def prepare_drawing(root: ElementTree.Element) -> None:
-    """Drop from a model's XML what makes drawing slow, and add every table texture, to be switched at run time."""
+    """Drop from a model's XML what makes drawing slow."""
     quality = ElementTree.SubElement(child(root, "visual"), "quality")
     quality.attrib.update(offsamples="0", shadowsize="0")  # no multisampling, no shadow map (nothing casts any)
+    for material in root.iter("material"):
+        material.set("reflectance", "0")  # a mirror draws the whole scene twice
+
+
+def add_table_textures(root: ElementTree.Element) -> None:
+    """Add every table texture to a model's XML, to be switched at run time."""
     assets = child(root, "asset")
     textures = Path(robosuite.models.assets_root) / "textures"
     for name in TABLE_TEXTURES:
@@ -48,8 +54,6 @@ def prepare_drawing(root: ElementTree.Element) -> None:
             texture.set("file", str(textures / f"{name}.png"))
         material = ElementTree.SubElement(assets, "material", name=TABLE_MATERIAL + name)
         material.attrib.update(texture=TABLE_MATERIAL + name, specular="0.2")
-    for material in root.iter("material"):
-        material.set("reflectance", "0")  # a mirror draws the whole scene twice
 
 
 class _Context(MjRenderContextOffscreen):

@@ -23,7 +23,8 @@ class Rollout:
     """What was to be done in one episode and what came of it.
 
     Attributes:
-        right_object: whether the first object lifted (where none was: the one gone for) is the named one.
+        right_object: whether the first object lifted (where none was: the one gone for) is the named one;
+            None where there is only one.
         lifted: index of the first object lifted, None where none was.
         failure: None on success, else what went wrong, in words.
         video: an animated WebP, None where the episode was not filmed.
@@ -31,7 +32,7 @@ class Rollout:
 
     instruction: str
     success: bool
-    right_object: bool
+    right_object: bool | None
     lifted: int | None
     steps: int
     failure: str | None
@@ -73,16 +74,15 @@ class Evaluation:
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """`success` and `right_object` (left out for a task without a robot to move), and `vqa`."""
+        """`success` and `right_object` (where there is a robot to move and a choice), and `vqa`."""
         rollouts = [episode.rollout for episode in self.episodes if episode.rollout is not None]
-        rates = {"vqa": rate_of(one.right for one in self.asked)}
-        if not rollouts:
-            return rates
-        return {
-            "success": rate_of(rollout.success for rollout in rollouts),
-            "right_object": rate_of(rollout.right_object for rollout in rollouts),
-            **rates,
-        }
+        chosen = [rollout.right_object for rollout in rollouts if rollout.right_object is not None]
+        rates = {}
+        if rollouts:
+            rates["success"] = rate_of(rollout.success for rollout in rollouts)
+        if chosen:
+            rates["right_object"] = rate_of(chosen)
+        return rates | {"vqa": rate_of(one.right for one in self.asked)}
 
     def to_dict(self, command: str = "") -> dict[str, Any]:
         """What goes into the JSON file; every rate is {"rate", "n", "low", "high"}. `command` is what was typed."""

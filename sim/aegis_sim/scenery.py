@@ -27,6 +27,16 @@ SHAPES: dict[str, tuple[int, tuple[float, float, float]]] = {
     "ball": (int(mujoco.mjtGeom.mjGEOM_SPHERE), (0.023, 0.0, 0.0)),
     "cylinder": (int(mujoco.mjtGeom.mjGEOM_CYLINDER), (0.019, 0.027, 0.0)),
 }
+# Things without a name, which no question speaks of: distractors.
+ODD_COLOURS: dict[str, tuple[float, float, float]] = {
+    "white": (0.92, 0.92, 0.92),
+    "black": (0.06, 0.06, 0.06),
+    "brown": (0.36, 0.20, 0.09),
+}
+ODD_SHAPES: dict[str, tuple[int, tuple[float, float, float]]] = {
+    "pebble": (int(mujoco.mjtGeom.mjGEOM_ELLIPSOID), (0.026, 0.018, 0.014)),
+    "tile": (int(mujoco.mjtGeom.mjGEOM_BOX), (0.026, 0.026, 0.008)),
+}
 TABLE_TEXTURES = ("ceramic", "light-wood", "dark-wood", "gray-felt", "clay", "white-bricks", "plain")
 TABLE_HEIGHT = 0.8
 AREA_X, AREA_Y = (-0.11, 0.11), (-0.17, 0.17)  # where objects stand
@@ -36,7 +46,7 @@ MAX_OBJECTS = 4
 
 @dataclass(frozen=True)
 class Primitive:
-    """One object on the table: a key of COLOURS, a key of SHAPES, where it stands (m) and its heading (rad)."""
+    """One object on the table: a colour, a shape (of COLOURS and SHAPES, or odd ones), its place (m), heading (rad)."""
 
     colour: str
     shape: str
@@ -57,12 +67,16 @@ class CameraView:
     target: tuple[float, float, float] = (-0.02, 0.0, 0.86)
     fovy: float = 36.0
 
+    def right(self) -> np.ndarray:
+        """Where the image's right is in the world, [3], a level unit vector."""
+        right = np.cross((0.0, 0.0, 1.0), np.subtract(self.position, self.target))
+        return right / np.linalg.norm(right)
+
     def quaternion(self) -> np.ndarray:
         """MuJoCo's camera orientation (w, x, y, z): it looks along its -z, +x is the image's right, +y its top."""
         backward = np.subtract(self.position, self.target)
         backward /= np.linalg.norm(backward)
-        right = np.cross((0.0, 0.0, 1.0), backward)
-        right /= np.linalg.norm(right)
+        right = self.right()
         quaternion = np.zeros(4)
         mujoco.mju_mat2Quat(quaternion, np.stack([right, np.cross(backward, right), backward], axis=1).ravel())
         return quaternion
@@ -80,6 +94,19 @@ class Look:
     light_position: tuple[float, float, float] = (1.0, 1.0, 1.5)  # shines from here towards the table's middle
     light_diffuse: tuple[float, float, float] = (0.8, 0.8, 0.8)
     light_ambient: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def extent(shape: str) -> np.ndarray:
+    """Half of a shape's length along each of its own axes, [3], m."""
+    geom, size = (SHAPES | ODD_SHAPES)[shape]
+    if geom == mujoco.mjtGeom.mjGEOM_SPHERE:
+        return np.full(3, size[0])
+    return np.array((size[0], size[0], size[1]) if geom == mujoco.mjtGeom.mjGEOM_CYLINDER else size)
+
+
+def half_height(shape: str) -> float:
+    """How far above what it stands on a thing's centre is, m."""
+    return float(extent(shape)[2])
 
 
 def random_primitives(rng: np.random.Generator, kinds: Sequence[tuple[str, str]] | None = None) -> list[Primitive]:

@@ -113,8 +113,8 @@ class SceneRenderer:
         if certain:
             places = [table.project(table.position(i), name) if shares[i] else (0.0, 0.0) for i in range(len(things))]
             objects = tuple(
-                SceneObject(thing.colour, thing.shape, u, v, share)
-                for thing, (u, v), share in zip(things, places, shares, strict=True)
+                SceneObject(thing.colour, thing.shape, u, v, share, standing=index != arm.held)
+                for index, (thing, (u, v), share) in enumerate(zip(things, places, shares, strict=True))
             )
             u, v = table.project(table.gripper_pose()[0], name)
             gripper = not arm.among and 0 < u < 1 and 0 < v < 1

@@ -10,38 +10,33 @@ to the right. The table's top is at z = `TABLE_HEIGHT`.
 
 from __future__ import annotations
 
-import logging
-import os
 import xml.etree.ElementTree as ElementTree
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import mujoco
 import numpy as np
+from robosuite.controllers import load_composite_controller_config
+from robosuite.models.arenas import TableArena
+from robosuite.models.grippers import register_gripper
+from robosuite.models.grippers.panda_gripper import PandaGripper
+from robosuite.models.objects import BoxObject
+from robosuite.models.tasks import ManipulationTask
+from scipy.spatial.transform import Rotation
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # no display is needed; robosuite reads this as it is imported
-logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)  # its start-up notes
-
-from robosuite.controllers import load_composite_controller_config  # noqa: E402
-from robosuite.environments.manipulation.manipulation_env import ManipulationEnv  # noqa: E402
-from robosuite.models.arenas import TableArena  # noqa: E402
-from robosuite.models.grippers import register_gripper  # noqa: E402
-from robosuite.models.grippers.panda_gripper import PandaGripper  # noqa: E402
-from robosuite.models.objects import BoxObject  # noqa: E402
-from robosuite.models.tasks import ManipulationTask  # noqa: E402
-from scipy.spatial.transform import Rotation  # noqa: E402
-
-from aegis_sim.rendering import TABLE_MATERIAL, Point, Renderer, child, prepare_drawing  # noqa: E402
-from aegis_sim.scenery import (  # noqa: E402
+from aegis_sim.arm import FRONT, HOME_ROTATION, WRIST, ArmSim
+from aegis_sim.rendering import TABLE_MATERIAL, Point, add_table_textures, child
+from aegis_sim.scenery import (
     COLOURS,
     MAX_OBJECTS,
+    ODD_COLOURS,
+    ODD_SHAPES,
     SHAPES,
     TABLE_HEIGHT,
     TABLE_TEXTURES,
     CameraView,
     Look,
     Primitive,
+    extent,
     random_primitives,
 )
 
@@ -62,10 +57,9 @@ __all__ = [
     "random_primitives",
 ]
 
-FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
+BOX, CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 HAND = -2
 """In `Tabletop.segment`, the hand with its fingers."""
-HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
 HOME_POSITION = (-0.08, 0.0, 1.0)
 PHYSICS_TIMESTEP = 0.004  # s; robosuite's 0.002 is no better here, and its controller (Python) runs once per step
 STIFFNESS = 300.0  # 1/s^2; at robosuite's 150 the arm covers under half of what each 0.1 s command asks for
@@ -83,7 +77,7 @@ class QuickPandaGripper(PandaGripper):
         return 0.4
 
 
-class Tabletop(ManipulationEnv):
+class Tabletop(ArmSim):
     """The table, the arm and up to four primitives. Physics and drawing only: episodes and tasks are `env.py`'s.
 
     Attributes:
@@ -130,22 +124,15 @@ class Tabletop(ManipulationEnv):
     def edit_model_xml(self, xml: str) -> str:
         root = ElementTree.fromstring(super().edit_model_xml(xml))
         child(root, "option").set("timestep", str(PHYSICS_TIMESTEP))
-        prepare_drawing(root)
+        add_table_textures(root)
         for body in root.iter("body"):
             if body.get("name", "").startswith("object"):
                 body.set("gravcomp", "1")  # MuJoCo honours a change at run time only if it was compiled in
         return ElementTree.tostring(root, encoding="unicode")
 
-    def _initialize_sim(self, xml_string: str | None = None) -> None:
-        super()._initialize_sim(xml_string)
-        self._renderer = Renderer(self.sim)
-
     def initialize_time(self, control_freq: float) -> None:
         super().initialize_time(control_freq)
         self.model_timestep = PHYSICS_TIMESTEP
-
-    def _setup_observables(self) -> OrderedDict:
-        return OrderedDict()  # robosuite would update them at every physics step; `env.py` reads the state itself
 
     def _setup_references(self) -> None:
         super()._setup_references()
@@ -156,22 +143,12 @@ class Tabletop(ManipulationEnv):
         ]
         hand = self.robots[0].gripper["right"]
         self._hand_geoms = [model.geom_name2id(geom) for geom in hand.contact_geoms + hand.visual_geoms]
-        self._site_id = self.robots[0].eef_site_id["right"]
         self._arm = np.array(self.robots[0]._ref_joint_pos_indexes)
         self._arm_velocity = np.array(self.robots[0]._ref_joint_vel_indexes)
-        self._fingers = np.array(self.robots[0]._ref_gripper_joint_pos_indexes["right"])
         self._fingers_velocity = np.array(self.robots[0]._ref_gripper_joint_vel_indexes["right"])
 
     def reward(self, action: np.ndarray | None = None) -> float:
         return 0.0
-
-    def step(self, action: np.ndarray) -> Any:
-        """One control step of a robosuite action, [-1, 1] each."""
-        outcome = super().step(action)
-        # MuJoCo's step leaves every pose where it was before its last integration
-        mujoco.mj_kinematics(self.sim.model._model, self.sim.data._data)
-        mujoco.mj_camlight(self.sim.model._model, self.sim.data._data)
-        return outcome
 
     # -- the scene -----------------------------------------------------------------------------------------------
 
@@ -210,18 +187,18 @@ class Tabletop(ManipulationEnv):
     def _shape(self, index: int, item: Primitive) -> float:
         """Rewrite object `index` in the compiled model; returns its half height (m)."""
         model = self.sim.model._model
-        geom_type, size = SHAPES[item.shape]
-        half = np.array({"cube": size, "ball": (size[0],) * 3, "cylinder": (size[0], size[0], size[1])}[item.shape])
-        radius = {"cube": np.linalg.norm(half), "ball": size[0], "cylinder": np.hypot(size[0], size[1])}[item.shape]
+        geom_type, size = (SHAPES | ODD_SHAPES)[item.shape]
+        half = extent(item.shape)
+        radius = {BOX: np.linalg.norm(half), CYLINDER: np.hypot(size[0], size[1])}.get(geom_type, half.max())
         for geom in self._geom_ids[index]:
             model.geom_type[geom] = geom_type
             model.geom_size[geom] = size
             model.geom_aabb[geom] = [0, 0, 0, *half]
             model.geom_rbound[geom] = radius
-            model.geom_rgba[geom, :3] = COLOURS[item.colour]
+            model.geom_rgba[geom, :3] = (COLOURS | ODD_COLOURS)[item.colour]
             # Rolling friction (which needs six contact dimensions), or round things roll off the table at a touch.
-            model.geom_friction[geom] = (1.5, 0.01, 0.001) if item.shape == "cube" else (1.5, 0.01, 0.004)
-            model.geom_condim[geom] = 4 if item.shape == "cube" else 6
+            model.geom_friction[geom] = (1.5, 0.01, 0.001) if geom_type == BOX else (1.5, 0.01, 0.004)
+            model.geom_condim[geom] = 4 if geom_type == BOX else 6
         body = self._body_ids[index]
         squares = (2 * half) ** 2
         model.body_inertia[body] = model.body_mass[body] / 12 * (squares.sum() - squares)
@@ -265,6 +242,16 @@ class Tabletop(ManipulationEnv):
         """Whether both finger pads touch object `index`."""
         return bool(self._check_grasp(self.robots[0].gripper["right"], self._objects[index]))
 
+    def touched(self, index: int) -> bool:
+        """Whether any part of the hand touches object `index`."""
+        data, hand, thing = self.sim.data, set(self._hand_geoms), set(self._geom_ids[index])
+        pairs = [{contact.geom1, contact.geom2} for contact in data.contact[: data.ncon]]
+        return any(pair & hand and pair & thing for pair in pairs)
+
+    def speed(self, index: int) -> float:
+        """How fast object `index` moves, m/s."""
+        return float(np.linalg.norm(self.sim.data.get_joint_qvel(self._objects[index].joints[0])[:3]))
+
     def touching(self) -> bool:
         """Whether anything but the table touches an object: the arm, or another object."""
         data, objects = self.sim.data, {geom for geoms in self._geom_ids[: len(self.primitives)] for geom in geoms}
@@ -273,20 +260,6 @@ class Tabletop(ManipulationEnv):
         return any(objects & set(pair) and table not in pair for pair in pairs)
 
     # -- the arm -------------------------------------------------------------------------------------------------
-
-    def base_position(self) -> np.ndarray:
-        """Origin of the robot's base frame, [3], world, m; its axes are the world's."""
-        return self.sim.data.get_body_xpos(self.robots[0].robot_model.root_body).copy()
-
-    def gripper_pose(self) -> tuple[np.ndarray, Rotation]:
-        """Position [3] (world, m) and orientation of the point between the finger tips."""
-        data = self.sim.data
-        return data.site_xpos[self._site_id].copy(), Rotation.from_matrix(data.site_xmat[self._site_id].reshape(3, 3))
-
-    def opening(self) -> float:
-        """Distance between the fingers, m: 0 to 0.08."""
-        left, right = self.sim.data.qpos[self._fingers]
-        return float(left - right)
 
     def set_arm(self, position: Point, rotation: Rotation = HOME_ROTATION, opening: float = 0.08) -> float:
         """Put the gripper at a pose (world, m) at once, without physics.
@@ -332,10 +305,6 @@ class Tabletop(ManipulationEnv):
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
-    def render_camera_image(self, camera: str, size: int) -> np.ndarray:
-        """What `camera` (FRONT or WRIST) sees, uint8 [size, size, 3], the right way up."""
-        return np.ascontiguousarray(self._renderer.draw(camera, size))
-
     def segment(self, camera: str, size: int) -> np.ndarray:
         """What each pixel of `camera` shows, int8 [size, size]: the index in `primitives`, HAND, or -1 for neither."""
         drawn = self._renderer.draw(camera, size, segmentation=True)
@@ -345,11 +314,3 @@ class Tabletop(ManipulationEnv):
             owner[self._geom_ids[index]] = index
         geoms = np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)
         return owner[geoms]
-
-    def project(self, point: Point, camera: str) -> tuple[float, float]:
-        """Image coordinates of a world point (m) in `camera`: u to the right, v down, the image is [0, 1] x [0, 1].
-
-        Raises:
-            ValueError: the point is behind the camera.
-        """
-        return self._renderer.project(point, camera)

@@ -1,7 +1,7 @@
 """The tasks by name: which environment they are, and which seeds they may use.
 
-Robot tasks (`pick`, `pick-moved-camera`) are one environment in different rooms. Question tasks (`questions`, `drawn`)
-have scenes and questions but nothing to move, see `question_sets.py`.
+Robot tasks have something to move; `splits.py` says how an evaluation of one may differ from its demonstrations.
+Question tasks (`questions`, `drawn`) have scenes and questions but nothing to move, see `question_sets.py`.
 """
 
 from __future__ import annotations
@@ -11,51 +11,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from aegis_sim.env import PickEnv
+    from aegis_sim.table_env import TableEnv
 
 IMAGE_SIZE = 96
 """Pixels on a side of every camera image, of robot and question tasks alike: what aegis-tiny reads."""
 QUESTION_TASKS = ("questions", "drawn")
-ROBOT_TASKS = ("pick", "pick-moved-camera")
-_SPLITS = {"record": 0, "eval": 1}
+TABLE_TASKS = ("pick", "place-on", "place-beside")
+ROBOT_TASKS = TABLE_TASKS
+_USES = {"record": 0, "eval": 1}
 
 
-def episode_seed(split: str, seed: int, index: int) -> int:
+def episode_seed(use: str, seed: int, index: int) -> int:
     """Seed of episode `index` of a recording ("record") or an evaluation ("eval") that was started with `seed`.
 
-    The last bit tells the splits apart, so nothing that is evaluated was ever recorded, whatever the two seeds are.
+    The last bit tells the two apart, so nothing that is evaluated was ever recorded, whatever the two seeds are.
 
     Raises:
-        ValueError: an unknown split, or a negative seed or index.
+        ValueError: an unknown use, or a negative seed or index.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split '{split}': expected one of {', '.join(_SPLITS)}")
+    if use not in _USES:
+        raise ValueError(f"use '{use}': expected one of {', '.join(_USES)}")
     if seed < 0 or index < 0:
         raise ValueError(f"seed {seed}, index {index}: neither may be negative")
     drawn = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-    return int(drawn[0] >> 2) * 2 + _SPLITS[split]
+    return int(drawn[0] >> 2) * 2 + _USES[use]
 
 
-def environment_options(task: str) -> dict[str, Any]:
-    """Keyword arguments of `PickEnv` that make it this task.
+def make(task: str, split: str = "seen", **options: Any) -> TableEnv:
+    """The environment of a robot task; `options` are further keyword arguments of its class.
 
     Raises:
-        ValueError: not a robot task.
+        ValueError: not a robot task, or an unknown split.
     """
-    from aegis_sim.tabletop import CameraView, Look
+    if task not in ROBOT_TASKS:
+        raise ValueError(f"task '{task}': expected one of {', '.join(ROBOT_TASKS)} to move the robot")
+    from aegis_sim.table_env import TableEnv
 
-    if task == "pick":
-        return {}
-    if task == "pick-moved-camera":
-        # 35 degrees around the table's middle, a little lower, and another table: what a policy trained on `pick` has
-        # never seen, though a person would hardly hesitate.
-        moved = CameraView(position=(0.42, 0.30, 1.24), target=(-0.01, 0.0, 0.85), fovy=38.0)
-        return {"look": Look(front=moved, table_texture="light-wood")}
-    raise ValueError(f"task '{task}': expected one of {', '.join(ROBOT_TASKS)} to move the robot")
-
-
-def make(task: str, **options: Any) -> PickEnv:
-    """The environment of a robot task; `options` are further keyword arguments of `PickEnv`."""
-    from aegis_sim.env import PickEnv
-
-    return PickEnv(**environment_options(task), **options)
+    return TableEnv(task, split, **options)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""A robosuite environment as we use one: one arm, drawn cheaply, read without its observables, in SI units.
+
+`ArmSim` goes before robosuite's own class among the bases (`class LiftSim(ArmSim, Lift)`). Drawing costs more than
+physics on a CPU, and most of what robosuite draws nobody needs: see `rendering.py`.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict
+from typing import Any
+
+import mujoco
+import numpy as np
+from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+from scipy.spatial.transform import Rotation
+
+from aegis_sim.rendering import Point, Renderer, prepare_drawing
+
+FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
+HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
+
+
+class ArmSim(ManipulationEnv):
+    """Physics and drawing of one arm and whatever stands before it; episodes are `env.py`'s."""
+
+    # -- robosuite's hooks ---------------------------------------------------------------------------------------
+
+    def edit_model_xml(self, xml: str) -> str:
+        root = ElementTree.fromstring(super().edit_model_xml(xml))
+        prepare_drawing(root)
+        return ElementTree.tostring(root, encoding="unicode")
+
+    def _initialize_sim(self, xml_string: str | None = None) -> None:
+        super()._initialize_sim(xml_string)
+        self._renderer = Renderer(self.sim)
+
+    def _setup_observables(self) -> OrderedDict:
+        return OrderedDict()  # robosuite would update them at every physics step; `env.py` reads the state itself
+
+    def _setup_references(self) -> None:
+        super()._setup_references()
+        self._site_id = self.robots[0].eef_site_id["right"]
+        self._fingers = np.array(self.robots[0]._ref_gripper_joint_pos_indexes["right"])
+
+    def step(self, action: np.ndarray) -> Any:
+        """One control step of a robosuite action, [-1, 1] each."""
+        outcome = super().step(action)
+        # MuJoCo's step leaves every pose where it was before its last integration
+        mujoco.mj_kinematics(self.sim.model._model, self.sim.data._data)
+        mujoco.mj_camlight(self.sim.model._model, self.sim.data._data)
+        return outcome
+
+    # -- the arm -------------------------------------------------------------------------------------------------
+
+    def base_position(self) -> np.ndarray:
+        """Origin of the robot's base frame, [3], world, m; its axes are the world's."""
+        return self.sim.data.get_body_xpos(self.robots[0].robot_model.root_body).copy()
+
+    def gripper_pose(self) -> tuple[np.ndarray, Rotation]:
+        """Position [3] (world, m) and orientation of the point between the finger tips."""
+        data = self.sim.data
+        return data.site_xpos[self._site_id].copy(), Rotation.from_matrix(data.site_xmat[self._site_id].reshape(3, 3))
+
+    def opening(self) -> float:
+        """Distance between the fingers, m: 0 to 0.08."""
+        left, right = self.sim.data.qpos[self._fingers]
+        return float(left - right)
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def render_camera_image(self, camera: str, size: int) -> np.ndarray:
+        """What `camera` (MuJoCo's name) sees, uint8 [size, size, 3], the right way up."""
+        return np.ascontiguousarray(self._renderer.draw(camera, size))
+
+    def project(self, point: Point, camera: str) -> tuple[float, float]:
+        """Image coordinates of a world point (m) in `camera`: u to the right, v down, the image is [0, 1] x [0, 1].
+
+        Raises:
+            ValueError: the point is behind the camera.
+        """
+        return self._renderer.project(point, camera)
