@@ -76,9 +76,7 @@ def draw_episode(kind: Kind, split: Split, rng: np.random.Generator) -> tuple[li
         if named < (1 if kind == "pick" else 2) or (not split.unseen_pairs and HELD_OUT_PAIRS & set(pairs)):
             continue
         if split.distractors:
-            pairs = pairs + [
-                (str(rng.choice(list(ODD_COLOURS))), str(shape)) for shape in rng.permutation(list(ODD_SHAPES))
-            ]
+            pairs += [(str(rng.choice(list(ODD_COLOURS))), shape) for shape in ODD_SHAPES]
         primitives = random_primitives(rng, pairs)
         goal = _draw_goal(kind, split, primitives[:named], rng)
         if split.unseen_pairs and pairs[goal.target] not in HELD_OUT_PAIRS:

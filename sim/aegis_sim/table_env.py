@@ -31,11 +31,13 @@ _START_TURN = np.array([0.03, 0.03, 0.2])  # rad
 class TableEnv(ArmEnv):
     """`reset` draws one to four objects, their places and headings, the goal and the arm's start from the seed.
 
-    Picked up is a thing LIFT_HEIGHT above the table; placed is it, when it rests at its place and the hand has let go.
+    A thing is picked up when it is LIFT_HEIGHT above the table, and placed when it rests at its place and the hand has
+    let go of it.
 
-    `info` has besides "target" (index of the thing to take), "reference" (of the one it is placed by, or None), "lifted"
-    (index of the first object lifted, or None), and at the end of an episode "right_object": whether the first object
-    lifted is the target or, when none was, whether the hand was nearest to the target as it first closed (or at the end).
+    `info` has besides "target" (index of the thing to take), "reference" (of the one it is placed by, or None),
+    "lifted" (index of the first object lifted, or None), and at the end of an episode "right_object": whether the first
+    object lifted is the target or, when none was, whether the hand was nearest to the target as it first closed (or at
+    the end).
 
     Args:
         kind: of the goal.
@@ -132,7 +134,7 @@ class TableEnv(ArmEnv):
         return bool(there and self.table.speed(self.target) < AT_REST and not self.table.touched(self.target))
 
     def _facts(self, ended: bool) -> Mapping[str, Any]:
-        facts = {"target": self.target, "reference": self.goal.reference, "lifted": self.lifted}
+        facts: dict[str, Any] = {"target": self.target, "reference": self.goal.reference, "lifted": self.lifted}
         if ended:
             chosen = next(i for i in (self.lifted, self._closed_on, self._nearest()) if i is not None)
             facts["right_object"] = chosen == self.target
