@@ -12,21 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from aegis_sim.arm import FRONT, HOME_ROTATION, WRIST
 from aegis_sim.questions import GRIPPER_LABEL, HELD_SHARE, MIN_VISIBLE, Scene, SceneObject, View, draw_objects, label
-from aegis_sim.tabletop import (
-    FRONT,
-    HAND,
-    HOME_POSITION,
-    HOME_ROTATION,
-    TABLE_HEIGHT,
-    TABLE_TEXTURES,
-    WRIST,
-    CameraView,
-    Look,
-    Primitive,
-    Tabletop,
-    random_primitives,
-)
+from aegis_sim.scenery import TABLE_HEIGHT, TABLE_TEXTURES, CameraView, Look, Primitive, random_primitives
+from aegis_sim.tabletop import HAND, HOME_POSITION, Tabletop
 
 NOMINAL_SHARE = 0.35
 """Share of the scenes in the nominal room, seen by the nominal camera."""

@@ -23,7 +23,7 @@ from robosuite.models.objects import BoxObject
 from robosuite.models.tasks import ManipulationTask
 from scipy.spatial.transform import Rotation
 
-from aegis_sim.arm import FRONT, HOME_ROTATION, WRIST, ArmSim
+from aegis_sim.arm import FRONT, HOME_ROTATION, ArmSim
 from aegis_sim.rendering import TABLE_MATERIAL, Point, add_table_textures, child
 from aegis_sim.scenery import (
     COLOURS,
@@ -33,29 +33,10 @@ from aegis_sim.scenery import (
     SHAPES,
     TABLE_HEIGHT,
     TABLE_TEXTURES,
-    CameraView,
     Look,
     Primitive,
     extent,
-    random_primitives,
 )
-
-__all__ = [
-    "COLOURS",
-    "FRONT",
-    "HOME_POSITION",
-    "HOME_ROTATION",
-    "MAX_OBJECTS",
-    "SHAPES",
-    "TABLE_HEIGHT",
-    "TABLE_TEXTURES",
-    "WRIST",
-    "CameraView",
-    "Look",
-    "Primitive",
-    "Tabletop",
-    "random_primitives",
-]
 
 BOX, CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 HAND = -2

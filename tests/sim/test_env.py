@@ -11,28 +11,33 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from aegis_sim import questions, scenery, tasks
-from aegis_sim.env import ACTION_FEATURES, CAMERAS, LIFT_HEIGHT, STATE_FEATURES, PickEnv
-from aegis_sim.tabletop import FRONT, HOME_POSITION, TABLE_HEIGHT, WRIST, CameraView, Look, Primitive
+from aegis_sim.arm import FRONT, WRIST
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES
+from aegis_sim.goals import LIFT_HEIGHT, Goal
+from aegis_sim.scenery import TABLE_HEIGHT, CameraView, Look, Primitive
+from aegis_sim.splits import SPLITS
+from aegis_sim.table_env import ENVIRONMENTS, TableEnv
+from aegis_sim.tabletop import HOME_POSITION
 
 pytestmark = pytest.mark.sim
 
 
 @pytest.fixture(scope="module")
-def env() -> Iterator[PickEnv]:
+def env() -> Iterator[TableEnv]:
     made = tasks.make("pick")
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def blind() -> Iterator[PickEnv]:
+def blind() -> Iterator[TableEnv]:
     """Without cameras: five times as fast."""
     made = tasks.make("pick", cameras=())
     yield made
     made.close()
 
 
-def play(env: PickEnv, seed: int, steps: int) -> list[dict]:
+def play(env: TableEnv, seed: int, steps: int) -> list[dict]:
     actions = np.random.default_rng(0).uniform(env.action_space.low, env.action_space.high, (steps, 7))
     return [env.reset(seed=seed)[0], *(env.step(action)[0] for action in actions)]
 
@@ -44,13 +49,14 @@ def same(one: list[dict], other: list[dict]) -> bool:
     )
 
 
-def test_gymnasium_accepts_it() -> None:
+@pytest.mark.parametrize("name", ENVIRONMENTS.values())
+def test_gymnasium_accepts_it(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gym.make("aegis/Pick-v0", render_mode="rgb_array").unwrapped)
+        check_env(gym.make(name, render_mode="rgb_array").unwrapped)
 
 
-def test_a_seed_is_one_episode_in_any_instance_and_after_any_other(env: PickEnv) -> None:
+def test_a_seed_is_one_episode_in_any_instance_and_after_any_other(env: TableEnv) -> None:
     first = play(env, seed=5, steps=4)
     other = tasks.make("pick")
     play(other, seed=6, steps=2)
@@ -61,7 +67,7 @@ def test_a_seed_is_one_episode_in_any_instance_and_after_any_other(env: PickEnv)
     assert not same(play(env, seed=7, steps=4), first)
 
 
-def test_left_is_left_and_far_is_up(env: PickEnv) -> None:
+def test_left_is_left_and_far_is_up(env: TableEnv) -> None:
     env.reset(seed=0)
     left, right = Primitive("red", "cube", 0.0, -0.13), Primitive("blue", "cube", 0.0, 0.13)
     far, near = Primitive("green", "cube", -0.10, 0.0), Primitive("yellow", "cube", 0.10, 0.0)
@@ -82,7 +88,7 @@ def test_left_is_left_and_far_is_up(env: PickEnv) -> None:
 
 
 @pytest.mark.parametrize("camera", [FRONT, WRIST])
-def test_projection_agrees_with_what_is_drawn(env: PickEnv, camera: str) -> None:
+def test_projection_agrees_with_what_is_drawn(env: TableEnv, camera: str) -> None:
     env.reset(seed=0)
     env.table.dress([Primitive("red", "ball", -0.05, 0.06), Primitive("blue", "ball", 0.05, -0.06)])
     env.table.set_arm((0.0, 0.0, 1.05))
@@ -93,9 +99,9 @@ def test_projection_agrees_with_what_is_drawn(env: PickEnv, camera: str) -> None
         assert env.table.project(env.table.position(index), camera) == pytest.approx(drawn, abs=0.01)
 
 
-@pytest.mark.parametrize("task", tasks.ROBOT_TASKS)
-def test_every_place_an_object_can_stand_is_in_view(task: str) -> None:
-    env = tasks.make(task, cameras=())
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_place_an_object_can_stand_is_in_view(split: str) -> None:
+    env = tasks.make("pick", split, cameras=())
     env.reset(seed=0)
     for x in scenery.AREA_X:
         for y in scenery.AREA_Y:
@@ -104,7 +110,7 @@ def test_every_place_an_object_can_stand_is_in_view(task: str) -> None:
     env.close()
 
 
-def test_scene_tells_what_the_camera_shows(env: PickEnv) -> None:
+def test_scene_tells_what_the_camera_shows(env: TableEnv) -> None:
     env.reset(seed=0)
     env.table.dress([Primitive("red", "cube", 0.0, -0.12), Primitive("green", "ball", 0.0, 0.12)])
     env.table.set_arm(HOME_POSITION)
@@ -115,7 +121,7 @@ def test_scene_tells_what_the_camera_shows(env: PickEnv) -> None:
     assert env.table.grasp(1) and env.scene().held == 1
 
 
-def test_what_is_held_is_asked_only_when_the_picture_shows_it(env: PickEnv) -> None:
+def test_what_is_held_is_asked_only_when_the_picture_shows_it(env: TableEnv) -> None:
     env.reset(seed=0)
     env.table.dress([Primitive("red", "cube", 0.0, -0.12), Primitive("green", "ball", 0.0, 0.12)])
     env.begin()
@@ -128,7 +134,7 @@ def test_what_is_held_is_asked_only_when_the_picture_shows_it(env: PickEnv) -> N
     assert env.scene().gripper and env.scene().held == 1  # now it hangs from them
 
 
-def test_actions_move_the_hand_as_the_state_says(blind: PickEnv) -> None:
+def test_actions_move_the_hand_as_the_state_says(blind: TableEnv) -> None:
     for axis in range(6):
         before = blind.reset(seed=1)[0]["state"]
         action = np.zeros(7)
@@ -147,7 +153,7 @@ def test_actions_move_the_hand_as_the_state_says(blind: PickEnv) -> None:
     assert len(ACTION_FEATURES) == 7 and [feature.unit for feature in ACTION_FEATURES][:3] == ["m"] * 3
 
 
-def test_lifting_the_target_ends_the_episode(blind: PickEnv) -> None:
+def test_lifting_the_target_ends_the_episode(blind: TableEnv) -> None:
     blind.reset(seed=2)
     x, y, z = blind.table.position(blind.target)
     blind.table.place(blind.target, (x, y, z + LIFT_HEIGHT + 0.08), 0.0)  # it is still above the mark a step later
@@ -157,7 +163,7 @@ def test_lifting_the_target_ends_the_episode(blind: PickEnv) -> None:
 
 
 def test_lifting_another_object_is_noted_and_forgives_nothing() -> None:
-    env = PickEnv(cameras=(), max_steps=2)
+    env = TableEnv(cameras=(), max_steps=2)
     seed = next(s for s in range(20) if env.reset(seed=s) and len(env.table.primitives) > 1)
     env.reset(seed=seed)
     other = (env.target + 1) % len(env.table.primitives)
@@ -171,11 +177,11 @@ def test_lifting_another_object_is_noted_and_forgives_nothing() -> None:
 
 
 def test_the_hand_closing_beside_an_object_chooses_it() -> None:
-    env = PickEnv(cameras=(), max_steps=1)
+    env = TableEnv(cameras=(), max_steps=1)
     for chosen in (0, 1):
         env.reset(seed=0)
         env.table.dress([Primitive("red", "cube", 0.0, -0.1), Primitive("blue", "cube", 0.0, 0.1)])
-        env.target = 0
+        env.goal = Goal("pick", 0, "pick up the {a}")
         env.begin()
         env.table.set_arm(env.table.position(chosen) + (0, 0, 0.08))
         info = env.step(np.array([0, 0, 0, 0, 0, 0, 1.0]))[-1]
@@ -184,13 +190,13 @@ def test_the_hand_closing_beside_an_object_chooses_it() -> None:
 
 
 @pytest.mark.parametrize("action", [np.full(7, np.nan), np.zeros(6)])
-def test_nonsense_actions_are_refused(blind: PickEnv, action: np.ndarray) -> None:
+def test_nonsense_actions_are_refused(blind: TableEnv, action: np.ndarray) -> None:
     blind.reset(seed=0)
     with pytest.raises(ValueError, match="expected 7 finite numbers"):
         blind.step(action)
 
 
-def test_a_look_changes_the_picture_and_can_be_undone(env: PickEnv) -> None:
+def test_a_look_changes_the_picture_and_can_be_undone(env: TableEnv) -> None:
     nominal = env.reset(seed=0)[0]["images"]["front"]
     looks = [
         Look(front=CameraView(position=(0.4, 0.3, 1.2))),
@@ -208,7 +214,7 @@ def test_a_look_changes_the_picture_and_can_be_undone(env: PickEnv) -> None:
         assert np.array_equal(env.observe()["images"]["front"], nominal), look
 
 
-def test_wrong_scenes_are_refused(blind: PickEnv) -> None:
+def test_wrong_scenes_are_refused(blind: TableEnv) -> None:
     with pytest.raises(ValueError, match="1 to 4"):
         blind.table.dress([])
     with pytest.raises(ValueError, match="choose from"):

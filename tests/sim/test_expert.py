@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 
 from aegis_sim import tasks
-from aegis_sim.env import PickEnv
+from aegis_sim.arm import HOME_ROTATION
 from aegis_sim.expert import Expert
-from aegis_sim.tabletop import HOME_POSITION, HOME_ROTATION, Primitive
+from aegis_sim.goals import Goal
+from aegis_sim.scenery import Primitive
+from aegis_sim.table_env import TableEnv
+from aegis_sim.tabletop import HOME_POSITION
 
 pytestmark = pytest.mark.sim
 
 
 @pytest.fixture(scope="module")
-def env() -> Iterator[PickEnv]:
+def env() -> Iterator[TableEnv]:
     made = tasks.make("pick", cameras=())
     yield made
     made.close()
 
 
-def finish(env: PickEnv) -> dict:
+def finish(env: TableEnv) -> dict:
     """Let the expert act to the end of the episode."""
     expert, ended, info = Expert(env), False, {}
     while not ended:
@@ -33,7 +36,7 @@ def finish(env: PickEnv) -> dict:
     return info
 
 
-def succeeded(env: PickEnv, seeds: range) -> list[bool]:
+def succeeded(env: TableEnv, seeds: range) -> list[bool]:
     outcomes = []
     for seed in seeds:
         env.reset(seed=seed)
@@ -45,7 +48,7 @@ def succeeded(env: PickEnv, seeds: range) -> list[bool]:
     return outcomes
 
 
-def test_succeeds_on_a_dozen_seeds(env: PickEnv) -> None:
+def test_succeeds_on_a_dozen_seeds(env: TableEnv) -> None:
     assert sum(succeeded(env, range(1000, 1012))) >= 11
 
 
@@ -58,10 +61,10 @@ def test_succeeds_on_ninety_five_of_a_hundred_seeds(task: str) -> None:
 
 
 @pytest.mark.parametrize("yaw", [-2.5, -0.7, 0.1, 0.75])
-def test_takes_a_cube_square_to_its_faces(env: PickEnv, yaw: float) -> None:
+def test_takes_a_cube_square_to_its_faces(env: TableEnv, yaw: float) -> None:
     env.reset(seed=0)
     env.table.dress([Primitive("red", "cube", 0.03, 0.05, yaw)])
-    env.target = 0
+    env.goal = Goal("pick", 0, "pick up the {a}")
     env.begin()
     assert finish(env)["success"]
     fingers = env.table.gripper_pose()[1].as_matrix()[:, 1]
@@ -71,17 +74,17 @@ def test_takes_a_cube_square_to_its_faces(env: PickEnv, yaw: float) -> None:
     assert turned < 0.2, "the cube had to turn to fit the hand"
 
 
-def test_opens_and_tries_again_after_closing_on_nothing(env: PickEnv) -> None:
+def test_opens_and_tries_again_after_closing_on_nothing(env: TableEnv) -> None:
     env.reset(seed=3)
     env.table.set_arm(np.add(HOME_POSITION, (0.0, 0.0, -0.05)), HOME_ROTATION, opening=0.0)
     assert Expert(env).act()[6] == 0.0
     assert finish(env)["success"]
 
 
-def test_goes_on_after_the_object_was_moved(env: PickEnv) -> None:
+def test_goes_on_after_the_object_was_moved(env: TableEnv) -> None:
     env.reset(seed=4)
     env.table.dress([Primitive("blue", "cylinder", 0.05, 0.1)])
-    env.target = 0
+    env.goal = Goal("pick", 0, "pick up the {a}")
     env.begin()
     expert = Expert(env)
     for _ in range(5):

@@ -11,7 +11,8 @@ import pytest
 
 from aegis_sim import commands, demonstrations, tasks
 from aegis_sim.demonstrations import record_demonstrations
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
+from aegis_sim.table_env import CONTROL_HZ
 from aegis_sim.tasks import IMAGE_SIZE
 
 pytestmark = pytest.mark.sim
@@ -44,13 +45,17 @@ def test_layout_is_robomimics(recorded: Path) -> None:
         assert sorted(data) == [f"demo_{i}" for i in range(4)]
         assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
         settings = json.loads(data.attrs["env_args"])
-        assert settings["task"] == "pick" and {"robosuite", "mujoco"} <= set(settings["versions"])
+        assert (
+            settings["task"] == "pick"
+            and settings["env_kwargs"] == {"split": "seen"}
+            and {"robosuite", "mujoco"} <= set(settings["versions"])
+        )
         assert data.attrs["control_hz"] == CONTROL_HZ
         assert json.loads(data.attrs["state_features"]) == [[f.name, f.unit] for f in STATE_FEATURES]
         assert json.loads(data.attrs["action_features"]) == [[f.name, f.unit] for f in ACTION_FEATURES]
         for demo in data.values():
             steps = demo.attrs["num_samples"]
-            assert demo.attrs["success"] and demo.attrs["instruction"].startswith("pick up the ")
+            assert demo.attrs["success"] and demo.attrs["instruction"].startswith(("pick up the ", "lift the "))
             assert demo.attrs["model_file"].startswith("<mujoco") and demo.attrs["seed"] % 2 == 0
             for name in ("obs/front_image", "obs/wrist_image"):
                 assert demo[name].shape == (steps, IMAGE_SIZE, IMAGE_SIZE, 3) and demo[name].dtype == np.uint8
@@ -74,6 +79,18 @@ def test_episodes_replay_to_the_last_bit(recorded: Path) -> None:
                 terminated = env.step(action)[2]
             assert terminated
     env.close()
+
+
+@pytest.mark.parametrize("task", ["place-on", "place-beside"])
+def test_placing_may_begin_with_the_thing_in_the_hand(task: str, tmp_path: Path) -> None:
+    path = tmp_path / "demos.hdf5"
+    record_demonstrations(task, 6, path, seed=1, noise=0.03, short_fraction=1.0)
+    with h5py.File(path) as file:
+        assert json.loads(file["data"].attrs["env_args"])["env_name"].startswith("aegis/Place")
+        begun = [bool(demo["actions"][0, 6] >= 0.5) for demo in file["data"].values()]
+        assert any(begun) and not all(begun)
+        for demo in file["data"].values():
+            assert demo["actions"][-1, 6] < 0.5, "it lets go at the end"
 
 
 def test_only_what_is_executed_is_disturbed(recorded: Path) -> None:
@@ -115,6 +132,7 @@ def test_an_interrupted_recording_leaves_the_old_file(
         ({"task": "drawn"}, "the expert can do pick"),
         ({"episodes": 0}, "at least 1"),
         ({"noise": -1.0}, "noise must be"),
+        ({"split": "hard"}, "expected one of seen"),
         ({"short_fraction": 1.5}, "short_fraction"),
     ],
 )

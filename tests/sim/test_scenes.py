@@ -12,13 +12,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from aegis_sim import question_sets
+from aegis_sim.arm import FRONT, HOME_ROTATION
 from aegis_sim.drawn import draw
 from aegis_sim.question_sets import record_questions
 from aegis_sim.questions import COLOURS, FAMILIES, GRIPPER_LABEL, SHAPES, View, label, questions
+from aegis_sim.scenery import COLOURS as TABLE_COLOURS
+from aegis_sim.scenery import SHAPES as TABLE_SHAPES
+from aegis_sim.scenery import TABLE_HEIGHT, Primitive
 from aegis_sim.scenes import SceneRenderer
-from aegis_sim.tabletop import COLOURS as TABLE_COLOURS
-from aegis_sim.tabletop import FRONT, HOME_ROTATION, TABLE_HEIGHT, Primitive
-from aegis_sim.tabletop import SHAPES as TABLE_SHAPES
 
 HUES = {"red": 0, "orange": 27, "yellow": 52, "green": 130, "blue": 230, "purple": 285}  # degrees
 
