@@ -13,6 +13,7 @@ def record(
     seed: int = 0,
     noise: float = 0.03,
     short_fraction: float = 0.0,
+    takeover: str | None = None,
     workers: int = 1,
 ) -> None:
     """Record demonstrations of the scripted expert, or questions about random scenes, into one HDF5 file.
@@ -27,6 +28,8 @@ def record(
         seed: which episodes; recordings never meet evaluations, whatever the seeds.
         noise: standard deviation, in metres, of the disturbances the expert has to recover from; 0 for none.
         short_fraction: share of demonstrations that start on the way to the object, for more scenes per minute.
+        takeover: a policy (folder or URL) that drives the other demonstrations until a random moment, from which on the
+            expert is recorded: the policy learns to get out of where it gets to.
         workers: processes to record with.
     """
     from aegis_sim.tasks import QUESTION_TASKS
@@ -36,10 +39,10 @@ def record(
 
         record_questions(task, episodes, output, seed=seed, workers=workers)
         return
-    from aegis_sim.demonstrations import record_demonstrations
+    from aegis_sim.demonstrations import Recording, record_demonstrations
 
     record_demonstrations(
-        task, episodes, output, split=split, seed=seed, noise=noise, short_fraction=short_fraction, workers=workers
+        Recording(task, split, seed, noise, short_fraction, takeover), episodes, output, workers=workers
     )
 
 

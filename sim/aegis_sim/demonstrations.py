@@ -26,18 +26,18 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from aegis_sim.arm import HOME_ROTATION
+from aegis_policy.inference.load import load_policy
+from aegis_sim.driving import check_fit
 from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES
-from aegis_sim.expert import Expert, funnel_height
+from aegis_sim.expert import Expert
 from aegis_sim.splits import split_named
-from aegis_sim.table_env import CONTROL_HZ, ENVIRONMENTS, TableEnv
+from aegis_sim.starts import REPLAN_EVERY, TAKEOVER_STEPS, drive, start_on_the_way
+from aegis_sim.table_env import CONTROL_HZ, ENVIRONMENTS
 from aegis_sim.tasks import TABLE_TASKS, episode_seed, make
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,37 @@ log = logging.getLogger(__name__)
 PACKAGES = ("robosuite", "mujoco", "gymnasium", "numpy")
 DISTURBED_STEPS = (2, 6)  # how long a disturbance, or a pause between two, lasts: at least, less than
 ROTATION_NOISE = 2.0  # rad of rotation noise per m of translation noise
-CARRYING = 0.5  # share of the short demonstrations of placing that begin with the object in the hand
 _GIVE_UP = 3  # times as many failures as successes: something is wrong
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded, all that its episodes depend on.
+
+    Attributes:
+        task, split: see `tasks.py` and `splits.py`.
+        seed: which episodes, see `tasks.episode_seed`.
+        noise: standard deviation of the disturbances, m per step.
+        short_fraction: share of attempts that start on the way.
+        takeover: a policy (as `load_policy` takes it) that drives the other attempts until a random moment, from which
+            on the expert is recorded: how to get out of where this policy gets to. None: they begin at home.
+    """
+
+    task: str
+    split: str = "seen"
+    seed: int = 0
+    noise: float = 0.0
+    short_fraction: float = 0.0
+    takeover: str | None = None
+
+    def check(self) -> None:
+        """Raise ValueError, saying what is wrong, unless the expert can do this."""
+        if self.task not in TABLE_TASKS:
+            raise ValueError(f"task '{self.task}': the expert can do {', '.join(TABLE_TASKS)}")
+        split_named(self.split)
+        if self.noise < 0 or not 0 <= self.short_fraction <= 1:
+            given = f"{self.noise} and {self.short_fraction}"
+            raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {given}")
 
 
 @dataclass(frozen=True)
@@ -68,22 +97,30 @@ class Demonstration:
 class Recorder:
     """Plays the expert; attempt `index` depends on the settings and the index alone."""
 
-    def __init__(self, task: str, split: str, seed: int, noise: float, short_fraction: float) -> None:
-        self._env = make(task, split)
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._env = make(recording.task, recording.split)
         self._expert = Expert(self._env)
-        self._seed, self._noise, self._short_fraction = seed, noise, short_fraction
+        self._policy = None if recording.takeover is None else load_policy(recording.takeover)
+        if self._policy is not None:
+            check_fit(self._policy.info, self._env, REPLAN_EVERY)
 
-    def __call__(self, index: int) -> Demonstration:
-        """One attempt, successful or not."""
-        env, seed = self._env, episode_seed("record", self._seed, index)
+    def __call__(self, index: int) -> Demonstration | None:
+        """One attempt, successful or not; None when the policy needed no expert."""
+        env, seed = self._env, episode_seed("record", self._recording.seed, index)
         rng = np.random.default_rng(seed)
         observation, info = env.reset(seed=seed)
         self._expert.reset()
-        short = bool(rng.random() < self._short_fraction)
+        short = bool(rng.random() < self._recording.short_fraction)
         if short:
-            _start_on_the_way(env, self._expert, rng)
+            start_on_the_way(env, self._expert, rng)
             observation = env.observe()
-        disturb = _disturbances(rng, self._noise)
+        elif self._policy is not None:
+            driven = drive(env, self._policy, observation, seed, until=int(rng.integers(1, TAKEOVER_STEPS[env.kind])))
+            if driven is None:
+                return None
+            observation = driven
+        disturb = _disturbances(rng, self._recording.noise)
         actions, executed, states, observations = [], [], [], []
         ended = False
         while not ended:
@@ -125,63 +162,10 @@ def _disturbances(rng: np.random.Generator, noise: float) -> Iterator[np.ndarray
             yield push
 
 
-def _start_on_the_way(env: TableEnv, expert: Expert, rng: np.random.Generator) -> None:
-    """Put the arm, without physics, somewhere on the way: with nothing in the hand, or carrying the target."""
-    carrying = env.kind != "pick" and rng.random() < CARRYING
-    start = _in_the_hand if carrying else _towards_something
-    while not start(env, expert, rng):
-        pass
-    env.begin()
-
-
-def _towards_something(env: TableEnv, expert: Expert, rng: np.random.Generator) -> bool:
-    """Between home and an object, touching nothing; returns whether the arm could get there."""
-    table = env.table
-    aim = env.target if rng.random() < 0.6 else int(rng.integers(len(table.primitives)))
-    offset = rng.normal(size=2) * rng.choice([0.01, 0.03, 0.08])
-    lowest = funnel_height(float(np.hypot(*offset))) if aim == env.target else 0.06
-    height = lowest + abs(rng.normal() * 0.05)
-    opening = 0.08 if rng.random() < 0.85 else rng.uniform(0.0, 0.08)  # sometimes after a failed grasp
-    place = table.position(aim) + np.array([*offset, height])
-    return table.set_arm(place, _tilt(rng) * HOME_ROTATION, opening) < 1e-3 and not table.touching()
-
-
-def _in_the_hand(env: TableEnv, expert: Expert, rng: np.random.Generator) -> bool:
-    """With the target in the hand, between where it stood and its place; returns whether it is held, and alone."""
-    table = env.table
-    table.dress(table.primitives)
-    others = [i for i in range(len(table.primitives)) if i != env.target]
-    before = [table.position(i) for i in others]
-    offset = rng.normal(size=2) * rng.choice([0.01, 0.03, 0.10])
-    height = funnel_height(float(np.hypot(*offset)), expert.hover()) + abs(rng.normal() * 0.03)
-    place = env.place() + np.array([*offset, height])
-    if table.set_arm(place, _tilt(rng) * HOME_ROTATION) > 1e-3 or not table.grasp(env.target):
-        return False
-    return all(np.linalg.norm(table.position(i) - at) < 0.002 for i, at in zip(others, before, strict=True))
-
-
-def _tilt(rng: np.random.Generator) -> Rotation:
-    return Rotation.from_rotvec([*rng.normal(size=2) * 0.04, rng.uniform(-1.0, 1.0)])
-
-
-def record_demonstrations(
-    task: str,
-    episodes: int,
-    output: Path,
-    *,
-    split: str = "seen",
-    seed: int = 0,
-    noise: float = 0.0,
-    short_fraction: float = 0.0,
-    workers: int = 1,
-) -> int:
-    """Record `episodes` successful demonstrations of `task` into `output`, which appears when it is whole.
+def record_demonstrations(recording: Recording, episodes: int, output: Path, *, workers: int = 1) -> int:
+    """Record `episodes` successful demonstrations into `output`, which appears when it is whole.
 
     Args:
-        split: name of the split, see `splits.py`.
-        seed: which episodes, see `tasks.episode_seed`.
-        noise: standard deviation of the disturbances, m per step.
-        short_fraction: share of attempts that start on the way.
         workers: processes; the file is the same for any number of them.
 
     Returns:
@@ -190,22 +174,19 @@ def record_demonstrations(
     Raises:
         ValueError: an unknown task, an argument out of its range, or so much noise that most attempts fail.
     """
-    if task not in TABLE_TASKS:
-        raise ValueError(f"task '{task}': the expert can do {', '.join(TABLE_TASKS)}")
-    split_named(split)
+    recording.check()
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
-    if noise < 0 or not 0 <= short_fraction <= 1:
-        raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {noise} and {short_fraction}")
-    settings = (task, split, seed, noise, short_fraction)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     kept = failed = 0
     try:
-        with h5py.File(partial, "w") as file, _attempts(settings, workers) as attempts:
+        with h5py.File(partial, "w") as file, _attempts(recording, workers) as attempts:
             data = file.create_group("data")
-            with tqdm(total=episodes, desc=f"record {task}", unit="demo") as progress:
+            with tqdm(total=episodes, desc=f"record {recording.task}", unit="demo") as progress:
                 for attempt in attempts:
+                    if attempt is None:
+                        continue
                     if attempt.success:
                         _write(data.create_group(f"demo_{kept}"), attempt)
                         kept += 1
@@ -216,9 +197,11 @@ def record_demonstrations(
                     if kept == episodes:
                         break
                     if failed > 10 + _GIVE_UP * kept:
-                        raise ValueError(f"{failed} of {failed + kept} attempts failed: try less noise than {noise} m")
-            recording = {"seed": seed, "noise": noise, "short_fraction": short_fraction, "failed": failed}
-            _describe(data, task, split, recording)
+                        tried = failed + kept
+                        raise ValueError(
+                            f"{failed} of {tried} attempts failed: try less noise than {recording.noise} m"
+                        )
+            _describe(data, recording, failed)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -226,15 +209,15 @@ def record_demonstrations(
     return failed
 
 
-def _describe(data: h5py.Group, task: str, split: str, recording: dict[str, float]) -> None:
+def _describe(data: h5py.Group, recording: Recording, failed: int) -> None:
     data.attrs["total"] = sum(demo.attrs["num_samples"] for demo in data.values())
     data.attrs["env_args"] = json.dumps(
         {
-            "env_name": ENVIRONMENTS[task],
-            "task": task,
-            "env_kwargs": {"split": split},
+            "env_name": ENVIRONMENTS[recording.task],
+            "task": recording.task,
+            "env_kwargs": {"split": recording.split},
             "versions": {name: version(name) for name in PACKAGES},
-            "recording": recording,
+            "recording": {**asdict(recording), "failed": failed},
         }
     )
     data.attrs["control_hz"] = CONTROL_HZ
@@ -261,10 +244,10 @@ def _write(group: h5py.Group, demo: Demonstration) -> None:
 
 
 @contextmanager
-def _attempts(settings: tuple[Any, ...], workers: int) -> Iterator[Iterator[Demonstration]]:
+def _attempts(recording: Recording, workers: int) -> Iterator[Iterator[Demonstration | None]]:
     """Attempts 0, 1, 2, ... without end, in order, from this process or from `workers` spawned ones."""
     if workers == 1:
-        recorder = Recorder(*settings)
+        recorder = Recorder(recording)
         try:
             yield map(recorder, count())
         finally:
@@ -272,14 +255,14 @@ def _attempts(settings: tuple[Any, ...], workers: int) -> Iterator[Iterator[Demo
         return
     # spawn: a forked child would inherit this process's GL state. An executor: a pool waits forever for a killed child.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=settings) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(recording,)) as pool:
         try:
             yield _ahead(pool, 2 * workers)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _ahead(pool: ProcessPoolExecutor, reach: int) -> Iterator[Demonstration]:
+def _ahead(pool: ProcessPoolExecutor, reach: int) -> Iterator[Demonstration | None]:
     """Attempts in order, `reach` of them under way at any time."""
     pending = deque(pool.submit(_work, index) for index in range(reach))
     for index in count(reach):
@@ -290,11 +273,11 @@ def _ahead(pool: ProcessPoolExecutor, reach: int) -> Iterator[Demonstration]:
 _recorder: Recorder | None = None  # a worker's own
 
 
-def _start_worker(*settings: Any) -> None:
+def _start_worker(recording: Recording) -> None:
     global _recorder
-    _recorder = Recorder(*settings)
+    _recorder = Recorder(recording)
 
 
-def _work(index: int) -> Demonstration:
+def _work(index: int) -> Demonstration | None:
     assert _recorder is not None, "_start_worker has not run"
     return _recorder(index)

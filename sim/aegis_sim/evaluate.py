@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aegis_policy import Camera, Observation, Policy, PolicyInfo
+from aegis_policy import Policy
 from aegis_sim import tasks
-from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES, ArmEnv
+from aegis_sim.driving import ASKING, action_seed, check_fit, for_policy
+from aegis_sim.env import ArmEnv
 from aegis_sim.film import compose, encode_webp
 from aegis_sim.quiz import CAMERA, Asked, BlindBaselines, ask, pick_questions, question_scenes
 from aegis_sim.results import Episode, Evaluation, Rollout
@@ -28,7 +29,6 @@ MIDDLE_STEP = 8  # control steps: the hand is among the objects; the expert lift
 QUESTIONS_PER_INSTANT = 4
 QUESTIONS_PER_SCENE = 8
 BASELINE_SCENES = 500
-ACTING, ASKING = 0, 1  # the two streams of random numbers
 
 
 def evaluate(
@@ -97,23 +97,6 @@ def evaluate_questions(policy: Policy, task: str, scenes: int, seed: int) -> Eva
     return Evaluation(task, seed, policy.info, tuple(done), settings, blind.score(asked))
 
 
-def check_fit(info: PolicyInfo, env: ArmEnv, replan_every: int) -> None:
-    """Raise ValueError, saying what differs, unless the policy is one for this environment's robot and cameras."""
-    given_cameras = [Camera(name, env.image_size, env.image_size) for name in env.cameras]
-    for camera in info.cameras:
-        if camera not in given_cameras:
-            raise ValueError(f"the policy wants {camera}; the task has {given_cameras}")
-    for what, wanted, given in (
-        ("state", info.state, STATE_FEATURES),
-        ("actions", info.actions, ACTION_FEATURES),
-        ("control rate in Hz", info.control_hz, env.control_hz),
-    ):
-        if wanted != given:
-            raise ValueError(f"the policy's {what} is {wanted}; the task's is {given}")
-    if not 1 <= replan_every <= info.horizon:
-        raise ValueError(f"replan_every is {replan_every}: expected 1 to {info.horizon}, the length of a chunk")
-
-
 def run_episode(
     policy: Policy, env: ArmEnv, seed: int, *, replan_every: int = 4, questions_asked: bool = True, film: bool = False
 ) -> Episode:
@@ -129,8 +112,8 @@ def run_episode(
         if instants and step >= instants[0]:
             instants.pop(0)
             asked += _ask_now(policy, env, observation, asking, step)
-        seen = _for_policy(policy.info, observation, instruction, step / env.control_hz)
-        chunk = policy.act(seen, seed=_action_seed(seed, step))
+        seen = for_policy(policy.info, observation, instruction, step / env.control_hz)
+        chunk = policy.act(seen, seed=action_seed(seed, step))
         for action in chunk.actions[:replan_every]:
             observation, _, terminated, truncated, info = env.step(action)
             step, done = step + 1, terminated or truncated
@@ -157,16 +140,6 @@ def _ask_now(
 ) -> list[Asked]:
     pool = env.questions(rng)
     return ask(policy, observation["images"][CAMERA], pick_questions(pool, QUESTIONS_PER_INSTANT, rng), step)
-
-
-def _for_policy(info: PolicyInfo, observation: Mapping[str, Any], instruction: str, stamp: float) -> Observation:
-    images = {camera.name: observation["images"][camera.name] for camera in info.cameras}
-    return Observation(images, observation["state"], instruction, stamp)
-
-
-def _action_seed(seed: int, step: int) -> int:
-    """The seed for the policy's noise at one step of one episode: 32 bits, the same whenever it is evaluated."""
-    return int(np.random.SeedSequence([seed, ACTING, step]).generate_state(1)[0])
 
 
 def _frame(env: ArmEnv, observation: Mapping[str, Any]) -> np.ndarray:

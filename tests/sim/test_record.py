@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from aegis_policy.model.checkpoint import asset
 from aegis_sim import commands, demonstrations, tasks
-from aegis_sim.demonstrations import record_demonstrations
+from aegis_sim.demonstrations import Recording, record_demonstrations
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.table_env import CONTROL_HZ
 from aegis_sim.tasks import IMAGE_SIZE
@@ -84,13 +85,28 @@ def test_episodes_replay_to_the_last_bit(recorded: Path) -> None:
 @pytest.mark.parametrize("task", ["place-on", "place-beside"])
 def test_placing_may_begin_with_the_thing_in_the_hand(task: str, tmp_path: Path) -> None:
     path = tmp_path / "demos.hdf5"
-    record_demonstrations(task, 6, path, seed=1, noise=0.03, short_fraction=1.0)
+    record_demonstrations(Recording(task, seed=1, noise=0.03, short_fraction=1.0), 6, path)
     with h5py.File(path) as file:
         assert json.loads(file["data"].attrs["env_args"])["env_name"].startswith("aegis/Place")
         begun = [bool(demo["actions"][0, 6] >= 0.5) for demo in file["data"].values()]
         assert any(begun) and not all(begun)
         for demo in file["data"].values():
             assert demo["actions"][-1, 6] < 0.5, "it lets go at the end"
+
+
+def test_the_expert_takes_over_from_a_policy(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{workers}.hdf5" for workers in (1, 2)]
+    for workers, path in enumerate(paths, start=1):
+        commands.record("pick", 3, path, seed=3, takeover=str(asset("aegis-tiny")), workers=workers)
+    one, two = map(contents, paths)
+    assert one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+    env = tasks.make("pick", cameras=())
+    with h5py.File(paths[0]) as file:
+        for demo in file["data"].values():
+            _, info = env.reset(seed=int(demo.attrs["seed"]))
+            assert info["instruction"] == demo.attrs["instruction"] and demo.attrs["success"]
+            assert not np.array_equal(env.state(), demo["obs/state"][0]), "the policy has moved the hand by then"
+    env.close()
 
 
 def test_only_what_is_executed_is_disturbed(recorded: Path) -> None:
@@ -104,7 +120,7 @@ def test_only_what_is_executed_is_disturbed(recorded: Path) -> None:
 
 
 def test_the_file_does_not_depend_on_the_workers(recorded: Path, tmp_path: Path) -> None:
-    record_demonstrations("pick", 4, tmp_path / "b.hdf5", seed=1, noise=0.03, short_fraction=0.5, workers=2)
+    record_demonstrations(Recording("pick", seed=1, noise=0.03, short_fraction=0.5), 4, tmp_path / "b.hdf5", workers=2)
     one, two = contents(recorded), contents(tmp_path / "b.hdf5")
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -121,7 +137,7 @@ def test_an_interrupted_recording_leaves_the_old_file(
 
     monkeypatch.setattr(demonstrations, "_write", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        record_demonstrations("pick", 1, path, seed=2)
+        record_demonstrations(Recording("pick", seed=2), 1, path)
     assert path.read_bytes() == recorded.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -137,7 +153,8 @@ def test_an_interrupted_recording_leaves_the_old_file(
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, change: dict, reason: str) -> None:
-    settings = {"task": "pick", "episodes": 1, "output": tmp_path / "x.hdf5", **change}
+    settings = {"task": "pick", **change}
+    episodes = settings.pop("episodes", 1)
     with pytest.raises(ValueError, match=reason):
-        record_demonstrations(**settings)
+        record_demonstrations(Recording(**settings), episodes, tmp_path / "x.hdf5")
     assert not list(tmp_path.iterdir())
