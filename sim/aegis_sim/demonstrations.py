@@ -1,11 +1,12 @@
-"""Demonstrations of the scripted expert, in robomimic's HDF5 layout.
+"""Demonstrations of the scripted experts, in robomimic's HDF5 layout.
 
 The expert is disturbed on purpose while it reaches: what is carried out is its action plus noise that lasts a few
 steps, what is recorded as the label is its action. So the demonstrations show how to come back from mistakes. Short
-demonstrations start somewhere on the way instead of at home: fewer steps each, so more scenes per minute.
+demonstrations (tabletop only) start somewhere on the way: fewer steps each, so more scenes per minute.
 
     data                attributes total, env_args (JSON), control_hz, state_features, action_features (JSON)
-    data/demo_N         attributes num_samples, model_file, instruction, seed, success, short, primitives (JSON)
+    data/demo_N         attributes num_samples, model_file, instruction, seed, success, short, on the tabletop
+                        primitives (JSON)
       actions           float32 [T, 7], the labels      executed_actions  float32 [T, 7], disturbed
       states            float64 [T, *], MuJoCo's, before each action
       rewards, dones    [T]
@@ -34,11 +35,10 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from aegis_sim.arm import HOME_ROTATION
-from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES, ArmEnv
 from aegis_sim.expert import Expert, funnel_height
-from aegis_sim.splits import split_named
-from aegis_sim.table_env import CONTROL_HZ, ENVIRONMENTS, TableEnv
-from aegis_sim.tasks import TABLE_TASKS, episode_seed, make
+from aegis_sim.table_env import TableEnv
+from aegis_sim.tasks import ENVIRONMENTS, ROBOT_TASKS, TABLE_TASKS, check_split, episode_seed, expert, make
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ class Demonstration:
     seed: int
     success: bool
     short: bool
-    primitives: str
+    primitives: str | None
+    control_hz: float
     model_file: str
     actions: np.ndarray
     executed_actions: np.ndarray
@@ -70,7 +71,7 @@ class Recorder:
 
     def __init__(self, task: str, split: str, seed: int, noise: float, short_fraction: float) -> None:
         self._env = make(task, split)
-        self._expert = Expert(self._env)
+        self._expert = expert(self._env)
         self._seed, self._noise, self._short_fraction = seed, noise, short_fraction
 
     def __call__(self, index: int) -> Demonstration:
@@ -81,6 +82,7 @@ class Recorder:
         self._expert.reset()
         short = bool(rng.random() < self._short_fraction)
         if short:
+            assert isinstance(env, TableEnv) and isinstance(self._expert, Expert), "record_demonstrations sees to it"
             _start_on_the_way(env, self._expert, rng)
             observation = env.observe()
         disturb = _disturbances(rng, self._noise)
@@ -89,7 +91,7 @@ class Recorder:
         while not ended:
             action = self._expert.act()
             observations.append(observation)
-            states.append(env.table.sim.get_state().flatten())
+            states.append(env.arm.sim.get_state().flatten())
             actions.append(action)
             disturbed = action + next(disturb) * self._expert.exposure()
             executed.append(np.clip(disturbed, env.action_space.low, env.action_space.high).astype(np.float32))
@@ -100,8 +102,9 @@ class Recorder:
             seed=seed,
             success=info["success"],
             short=short,
-            primitives=json.dumps([asdict(item) for item in env.table.primitives]),
-            model_file=env.table.sim.model.get_xml(),
+            primitives=_primitives(env),
+            control_hz=env.control_hz,
+            model_file=env.arm.sim.model.get_xml(),
             actions=np.array(actions),
             executed_actions=np.array(executed),
             states=np.array(states),
@@ -114,6 +117,11 @@ class Recorder:
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+
+def _primitives(env: ArmEnv) -> str | None:
+    """What stands on the tabletop, JSON; None elsewhere."""
+    return json.dumps([asdict(item) for item in env.table.primitives]) if isinstance(env, TableEnv) else None
 
 
 def _disturbances(rng: np.random.Generator, noise: float) -> Iterator[np.ndarray]:
@@ -178,25 +186,27 @@ def record_demonstrations(
     """Record `episodes` successful demonstrations of `task` into `output`, which appears when it is whole.
 
     Args:
-        split: name of the split, see `splits.py`.
+        split: name of the split, see `splits.py`; robosuite's own tasks have "seen" alone.
         seed: which episodes, see `tasks.episode_seed`.
         noise: standard deviation of the disturbances, m per step.
-        short_fraction: share of attempts that start on the way.
+        short_fraction: share of attempts that start on the way; on the tabletop only.
         workers: processes; the file is the same for any number of them.
 
     Returns:
         How many attempts failed and were left out.
 
     Raises:
-        ValueError: an unknown task, an argument out of its range, or so much noise that most attempts fail.
+        ValueError: an unknown task or split, an argument out of its range, or so much noise that most attempts fail.
     """
-    if task not in TABLE_TASKS:
-        raise ValueError(f"task '{task}': the expert can do {', '.join(TABLE_TASKS)}")
-    split_named(split)
+    if task not in ROBOT_TASKS:
+        raise ValueError(f"task '{task}': there are experts for {', '.join(ROBOT_TASKS)}")
+    check_split(task, split)
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
     if noise < 0 or not 0 <= short_fraction <= 1:
         raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {noise} and {short_fraction}")
+    if short_fraction and task not in TABLE_TASKS:
+        raise ValueError(f"short_fraction is {short_fraction}: only {', '.join(TABLE_TASKS)} can start on the way")
     settings = (task, split, seed, noise, short_fraction)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -208,6 +218,7 @@ def record_demonstrations(
                 for attempt in attempts:
                     if attempt.success:
                         _write(data.create_group(f"demo_{kept}"), attempt)
+                        data.attrs["control_hz"] = attempt.control_hz
                         kept += 1
                         progress.update()
                     else:
@@ -232,12 +243,11 @@ def _describe(data: h5py.Group, task: str, split: str, recording: dict[str, floa
         {
             "env_name": ENVIRONMENTS[task],
             "task": task,
-            "env_kwargs": {"split": split},
+            "env_kwargs": {"split": split} if task in TABLE_TASKS else {},
             "versions": {name: version(name) for name in PACKAGES},
             "recording": recording,
         }
     )
-    data.attrs["control_hz"] = CONTROL_HZ
     for name, features in (("state_features", STATE_FEATURES), ("action_features", ACTION_FEATURES)):
         data.attrs[name] = json.dumps([[feature.name, feature.unit] for feature in features])
 
@@ -245,7 +255,8 @@ def _describe(data: h5py.Group, task: str, split: str, recording: dict[str, floa
 def _write(group: h5py.Group, demo: Demonstration) -> None:
     steps = len(demo.actions)
     for name in ("instruction", "seed", "success", "short", "primitives", "model_file"):
-        group.attrs[name] = getattr(demo, name)
+        if (value := getattr(demo, name)) is not None:
+            group.attrs[name] = value
     group.attrs["num_samples"] = steps
     ended = np.arange(steps) == steps - 1
     arrays = {
