@@ -13,12 +13,14 @@ from typing import Any
 import mujoco
 import numpy as np
 from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+from robosuite.models.grippers.panda_gripper import PandaGripperBase
 from scipy.spatial.transform import Rotation
 
 from aegis_sim.rendering import Point, Renderer, prepare_drawing
 
 FRONT, WRIST = "front", "robot0_eye_in_hand"  # MuJoCo's names of the two cameras
-HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)  # gripper straight down
+HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", np.pi)
+"""Of the gripper pointing straight down, its fingers closing along the world's y: within 0.2 rad, every arm's home."""
 
 
 class ArmSim(ManipulationEnv):
@@ -42,6 +44,8 @@ class ArmSim(ManipulationEnv):
         super()._setup_references()
         self._site_id = self.robots[0].eef_site_id["right"]
         self._fingers = np.array(self.robots[0]._ref_gripper_joint_pos_indexes["right"])
+        pads = self.robots[0].gripper["right"].important_geoms
+        self._pads = [self.sim.model.geom_name2id(pads[f"{side}_fingerpad"][0]) for side in ("left", "right")]
 
     def step(self, action: np.ndarray) -> Any:
         """One control step of a robosuite action, [-1, 1] each."""
@@ -63,15 +67,33 @@ class ArmSim(ManipulationEnv):
         return data.site_xpos[self._site_id].copy(), Rotation.from_matrix(data.site_xmat[self._site_id].reshape(3, 3))
 
     def opening(self) -> float:
-        """Distance between the fingers, m: 0 to 0.08."""
-        left, right = self.sim.data.qpos[self._fingers]
-        return float(left - right)
+        """Distance between the finger pads, m.
+
+        A Panda's is what its own hand reports, 0 to 0.08; of other hands, some have linkages, the pads are measured.
+        """
+        data, model = self.sim.data, self.sim.model
+        if isinstance(self.robots[0].gripper["right"], PandaGripperBase):
+            left, right = data.qpos[self._fingers]
+            return float(left - right)
+        between = np.subtract(*data.geom_xpos[self._pads])
+        apart = float(np.linalg.norm(between))
+        halves = [np.abs(between @ data.geom_xmat[pad].reshape(3, 3)) @ model.geom_size[pad] for pad in self._pads]
+        return max(apart - float(sum(halves)) / apart, 0.0)  # from face to face of two boxes
+
+    def turned(self) -> Rotation:
+        """How the gripper is turned from pointing straight down at home, in the world."""
+        return self.gripper_pose()[1] * HOME_ROTATION.inv()
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
     def render_camera_image(self, camera: str, size: int) -> np.ndarray:
         """What `camera` (MuJoCo's name) sees, uint8 [size, size, 3], the right way up."""
         return np.ascontiguousarray(self._renderer.draw(camera, size))
+
+    def geoms_seen(self, camera: str, size: int) -> np.ndarray:
+        """MuJoCo's id of the geom that each pixel of `camera` shows, int [size, size], -1 for none."""
+        drawn = self._renderer.draw(camera, size, segmentation=True)
+        return np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)
 
     def project(self, point: Point, camera: str) -> tuple[float, float]:
         """Image coordinates of a world point (m) in `camera`: u to the right, v down, the image is [0, 1] x [0, 1].

@@ -21,15 +21,18 @@ def record(
     The file depends on the task, the seed and the settings, not on the number of workers; it appears when it is whole.
 
     Args:
-        task: "pick", "place-on" or "place-beside" (demonstrations), "questions" or "drawn" (scenes with questions).
+        task: demonstrations on the tabletop ("pick", "place-on", "place-beside") or of robosuite's own tasks ("lift",
+            "stack", "can", "door"), or scenes with questions ("questions", "drawn").
         episodes: how many successful demonstrations, or scenes, to record.
         output: the file to write; an existing one is replaced.
-        split: of demonstrations: "seen", or "moved-camera", "unseen-pairs", "unseen-wordings", "distractors".
+        split: of demonstrations on the tabletop: "seen", or "moved-camera", "unseen-pairs", "unseen-wordings",
+            "distractors".
         seed: which episodes; recordings never meet evaluations, whatever the seeds.
         noise: standard deviation, in metres, of the disturbances the expert has to recover from; 0 for none.
-        short_fraction: share of demonstrations that start on the way to the object, for more scenes per minute.
+        short_fraction: share of demonstrations that start on the way to the object, for more scenes per minute; on
+            the tabletop only.
         takeover: a policy (folder or URL) that drives the other demonstrations until a random moment, from which on the
-            expert is recorded: the policy learns to get out of where it gets to.
+            expert is recorded: the policy learns to get out of where it gets to; on the tabletop only.
         workers: processes to record with.
     """
     from aegis_sim.tasks import QUESTION_TASKS
@@ -64,10 +67,11 @@ def evaluate(
 
     Args:
         checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
-        task: "pick", "place-on", "place-beside", "questions" or "drawn".
+        task: "pick", "place-on", "place-beside" (the tabletop), "lift", "stack", "can", "door" (robosuite's own),
+            "questions" or "drawn".
         episodes: how many unseen episodes (or scenes).
-        split: how episodes differ from the demonstrations: "seen" (only in their seeds), "unseen-pairs",
-            "unseen-wordings", "moved-camera" or "distractors".
+        split: how episodes differ from the demonstrations: "seen" (only in their seeds) or, on the tabletop,
+            "unseen-pairs", "unseen-wordings", "moved-camera" or "distractors".
         seed: which ones; evaluations never meet recordings, whatever the seeds.
         replan_every: how many actions of each chunk are carried out before the policy is asked again.
         json: file for the rates, the settings and what happened in every episode.

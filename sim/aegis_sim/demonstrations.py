@@ -1,11 +1,12 @@
-"""Demonstrations of the scripted expert, in robomimic's HDF5 layout.
+"""Demonstrations of the scripted experts, in robomimic's HDF5 layout.
 
 The expert is disturbed on purpose while it reaches: what is carried out is its action plus noise that lasts a few
 steps, what is recorded as the label is its action. So the demonstrations show how to come back from mistakes. Short
-demonstrations start somewhere on the way instead of at home: fewer steps each, so more scenes per minute.
+demonstrations (tabletop only) start somewhere on the way: fewer steps each, so more scenes per minute.
 
     data                attributes total, env_args (JSON), control_hz, state_features, action_features (JSON)
-    data/demo_N         attributes num_samples, model_file, instruction, seed, success, short, primitives (JSON)
+    data/demo_N         attributes num_samples, model_file, instruction, seed, success, short, on the tabletop
+                        primitives (JSON)
       actions           float32 [T, 7], the labels      executed_actions  float32 [T, 7], disturbed
       states            float64 [T, *], MuJoCo's, before each action
       rewards, dones    [T]
@@ -33,12 +34,11 @@ from tqdm import tqdm
 
 from aegis_policy.inference.load import load_policy
 from aegis_sim.driving import check_fit
-from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES, ArmEnv
 from aegis_sim.expert import Expert
-from aegis_sim.splits import split_named
 from aegis_sim.starts import REPLAN_EVERY, TAKEOVER_STEPS, drive, start_on_the_way
-from aegis_sim.table_env import CONTROL_HZ, ENVIRONMENTS
-from aegis_sim.tasks import TABLE_TASKS, episode_seed, make
+from aegis_sim.table_env import TableEnv
+from aegis_sim.tasks import ENVIRONMENTS, ROBOT_TASKS, TABLE_TASKS, check_split, episode_seed, expert, make
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,10 @@ class Recording:
         task, split: see `tasks.py` and `splits.py`.
         seed: which episodes, see `tasks.episode_seed`.
         noise: standard deviation of the disturbances, m per step.
-        short_fraction: share of attempts that start on the way.
+        short_fraction: share of attempts that start on the way; on the tabletop only.
         takeover: a policy (as `load_policy` takes it) that drives the other attempts until a random moment, from which
-            on the expert is recorded: how to get out of where this policy gets to. None: they begin at home.
+            on the expert is recorded: how to get out of where this policy gets to; on the tabletop only. None: they
+            begin at home.
     """
 
     task: str
@@ -70,12 +71,14 @@ class Recording:
 
     def check(self) -> None:
         """Raise ValueError, saying what is wrong, unless the expert can do this."""
-        if self.task not in TABLE_TASKS:
-            raise ValueError(f"task '{self.task}': the expert can do {', '.join(TABLE_TASKS)}")
-        split_named(self.split)
+        if self.task not in ROBOT_TASKS:
+            raise ValueError(f"task '{self.task}': there are experts for {', '.join(ROBOT_TASKS)}")
+        check_split(self.task, self.split)
         if self.noise < 0 or not 0 <= self.short_fraction <= 1:
             given = f"{self.noise} and {self.short_fraction}"
             raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {given}")
+        if (self.short_fraction or self.takeover) and self.task not in TABLE_TASKS:
+            raise ValueError(f"short_fraction and takeover: only {', '.join(TABLE_TASKS)} can start on the way")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Demonstration:
     seed: int
     success: bool
     short: bool
-    primitives: str
+    primitives: str | None
+    control_hz: float
     model_file: str
     actions: np.ndarray
     executed_actions: np.ndarray
@@ -100,7 +104,7 @@ class Recorder:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._env = make(recording.task, recording.split)
-        self._expert = Expert(self._env)
+        self._expert = expert(self._env)
         self._policy = None if recording.takeover is None else load_policy(recording.takeover)
         if self._policy is not None:
             check_fit(self._policy.info, self._env, REPLAN_EVERY)
@@ -113,9 +117,11 @@ class Recorder:
         self._expert.reset()
         short = bool(rng.random() < self._recording.short_fraction)
         if short:
+            assert isinstance(env, TableEnv) and isinstance(self._expert, Expert), "Recording.check sees to it"
             start_on_the_way(env, self._expert, rng)
             observation = env.observe()
         elif self._policy is not None:
+            assert isinstance(env, TableEnv), "Recording.check sees to it"
             driven = drive(env, self._policy, observation, seed, until=int(rng.integers(1, TAKEOVER_STEPS[env.kind])))
             if driven is None:
                 return None
@@ -126,7 +132,7 @@ class Recorder:
         while not ended:
             action = self._expert.act()
             observations.append(observation)
-            states.append(env.table.sim.get_state().flatten())
+            states.append(env.arm.sim.get_state().flatten())
             actions.append(action)
             disturbed = action + next(disturb) * self._expert.exposure()
             executed.append(np.clip(disturbed, env.action_space.low, env.action_space.high).astype(np.float32))
@@ -137,8 +143,9 @@ class Recorder:
             seed=seed,
             success=info["success"],
             short=short,
-            primitives=json.dumps([asdict(item) for item in env.table.primitives]),
-            model_file=env.table.sim.model.get_xml(),
+            primitives=_primitives(env),
+            control_hz=env.control_hz,
+            model_file=env.arm.sim.model.get_xml(),
             actions=np.array(actions),
             executed_actions=np.array(executed),
             states=np.array(states),
@@ -151,6 +158,11 @@ class Recorder:
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+
+def _primitives(env: ArmEnv) -> str | None:
+    """What stands on the tabletop, JSON; None elsewhere."""
+    return json.dumps([asdict(item) for item in env.table.primitives]) if isinstance(env, TableEnv) else None
 
 
 def _disturbances(rng: np.random.Generator, noise: float) -> Iterator[np.ndarray]:
@@ -172,7 +184,7 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
         How many attempts failed and were left out.
 
     Raises:
-        ValueError: an unknown task, an argument out of its range, or so much noise that most attempts fail.
+        ValueError: an unknown task or split, an argument out of its range, or so much noise that most attempts fail.
     """
     recording.check()
     if episodes < 1 or workers < 1:
@@ -189,6 +201,7 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
                         continue
                     if attempt.success:
                         _write(data.create_group(f"demo_{kept}"), attempt)
+                        data.attrs["control_hz"] = attempt.control_hz
                         kept += 1
                         progress.update()
                     else:
@@ -215,12 +228,11 @@ def _describe(data: h5py.Group, recording: Recording, failed: int) -> None:
         {
             "env_name": ENVIRONMENTS[recording.task],
             "task": recording.task,
-            "env_kwargs": {"split": recording.split},
+            "env_kwargs": {"split": recording.split} if recording.task in TABLE_TASKS else {},
             "versions": {name: version(name) for name in PACKAGES},
             "recording": {**asdict(recording), "failed": failed},
         }
     )
-    data.attrs["control_hz"] = CONTROL_HZ
     for name, features in (("state_features", STATE_FEATURES), ("action_features", ACTION_FEATURES)):
         data.attrs[name] = json.dumps([[feature.name, feature.unit] for feature in features])
 
@@ -228,7 +240,8 @@ def _describe(data: h5py.Group, recording: Recording, failed: int) -> None:
 def _write(group: h5py.Group, demo: Demonstration) -> None:
     steps = len(demo.actions)
     for name in ("instruction", "seed", "success", "short", "primitives", "model_file"):
-        group.attrs[name] = getattr(demo, name)
+        if (value := getattr(demo, name)) is not None:
+            group.attrs[name] = value
     group.attrs["num_samples"] = steps
     ended = np.arange(steps) == steps - 1
     arrays = {

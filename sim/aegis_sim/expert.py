@@ -8,6 +8,8 @@ what it carries, off the neighbours.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -34,6 +36,19 @@ CALM_NEAR, CALM = 0.10, 0.2  # m from where it goes within which disturbances sh
 def funnel_height(beside: float, hover: float = HOVER) -> float:
     """How far above where it goes (m) the hand must stay when it is `beside` m away from it, seen from above."""
     return float(np.clip((beside - FUNNEL_END) / (FUNNEL_START - FUNNEL_END), 0.0, 1.0) * hover)
+
+
+class ScriptedExpert(Protocol):
+    """What every expert can do; `tasks.expert` gives the one for an environment."""
+
+    def reset(self) -> None:
+        """Forget the last episode."""
+
+    def act(self) -> np.ndarray:
+        """The next action, float32 [7], SI (`env.ACTION_FEATURES`)."""
+
+    def exposure(self) -> float:
+        """How much of a disturbance the hand should get before that action, 0 to 1."""
 
 
 class Expert:
@@ -101,7 +116,7 @@ class Expert:
         height = funnel_height(beside)
         if opening < OPEN:  # never come down on the object with half-closed fingers
             height = max(height, min(above + 0.02, HOVER))
-        return self._action(_over(goal - position, height), turn, gripper=0.0)
+        return self._action(over(goal - position, height), turn, gripper=0.0)
 
     def _should_close(self, beside: float, above: float, turn: float, opening: float) -> bool:
         if opening < EMPTY:
@@ -118,7 +133,7 @@ class Expert:
         if np.hypot(*way[:2]) < NEAR and -way[2] < DROP:
             return self._release()
         upright = (HOME_ROTATION * table.gripper_pose()[1].inv()).as_rotvec() * (1.0, 1.0, 0.0)
-        return self._action(_over(way, funnel_height(float(np.hypot(*way[:2])), self.hover())), upright, gripper=1.0)
+        return self._action(over(way, funnel_height(float(np.hypot(*way[:2])), self.hover())), upright, gripper=1.0)
 
     def _release(self) -> np.ndarray:
         """Open the fingers where they are; then up, and whatever comes next."""
@@ -149,7 +164,7 @@ class Expert:
         return np.array([*way, *turn, gripper], np.float32)
 
 
-def _over(way: np.ndarray, height: float) -> np.ndarray:
+def over(way: np.ndarray, height: float) -> np.ndarray:
     """The way [3] to `height` above where it would end; too low for where it is, it rises before it moves on."""
     too_low = (height + way[2]) / 0.04
     return np.array([*way[:2] * np.clip(1.0 - too_low, 0.1, 1.0), way[2] + height])

@@ -50,7 +50,7 @@ _LOCATIONS = 1024  # PaliGemma's own scale
 
 _ROWS = ("back", "middle", "front")
 _COLUMNS = ("left", "center", "right")
-_NOTHING = "nothing"
+NOTHING = "nothing"
 
 # Wordings, in one place: the vocabulary is read off them. {a} and {b} are objects such as "red cube".
 _COLOUR = ("what colour is the {shape}", "what color is the {shape}")
@@ -62,8 +62,8 @@ _EXISTS = ("is there a {a}", "is there an {a}")  # before a consonant, before a 
 _SIDE = ("is the {a} {side} of the {b}", "is the {a} to the {side} of the {b}")
 _WHAT_SIDE = ("what is {side} of the {a}", "what is to the {side} of the {a}")
 _WHERE = "where is the {a}"
-_HOLDING = "is the gripper holding the {a}"
-_WHAT_HELD = "what is the gripper holding"
+HOLDING = "is the gripper holding the {a}"
+WHAT_HELD = "what is the gripper holding"
 _POINT_TO = "point to the {a}"
 
 
@@ -75,14 +75,14 @@ def location_token(value: float) -> str:
 
 def _vocabulary() -> tuple[str, ...]:
     templates = [*_COLOUR, *_EXISTS, *_SIDE, *_WHAT_SIDE, _SHAPE, _COUNT_ALL, _COUNT_SHAPE, _COUNT_COLOUR, _WHERE]
-    templates += [_HOLDING, _WHAT_HELD, _POINT_TO, *PICK, *PLACE_ON, *PLACE_BESIDE]
+    templates += [HOLDING, WHAT_HELD, _POINT_TO, *PICK, *PLACE_ON, *PLACE_BESIDE]
     words = {
         word
         for text in templates
         for colour, shape, side in product(COLOURS, SHAPES, ("left", "right"))
         for word in text.format(a=colour, b=colour, colour=colour, shape=shape, side=side).split()
     }
-    words |= {"yes", "no", _NOTHING, *_ROWS, *_COLUMNS, *map(str, range(MAX_OBJECTS + 1))}
+    words |= {"yes", "no", NOTHING, *_ROWS, *_COLUMNS, *map(str, range(MAX_OBJECTS + 1))}
     bins = [location_token((bin_ + 0.5) / LOCATION_BINS) for bin_ in range(LOCATION_BINS)]
     return (*sorted(words), *bins)
 
@@ -280,7 +280,7 @@ def _ask_what_left(scene: Scene, rng: np.random.Generator) -> _Asked:
         first, second = order[0], order[1]
         if abs(first.u - second.u) < SIDE_MARGIN:
             continue
-        empty.append((_one_of(_WHAT_SIDE, rng).format(a=first.name, side=side), _NOTHING))
+        empty.append((_one_of(_WHAT_SIDE, rng).format(a=first.name, side=side), NOTHING))
         if len(order) == 2 or abs(order[2].u - second.u) >= SIDE_MARGIN:
             yield _one_of(_WHAT_SIDE, rng).format(a=second.name, side=side), first.name
     if empty and rng.random() < 0.75:  # about a third of the answers
@@ -309,19 +309,19 @@ def _ask_held(scene: Scene, rng: np.random.Generator) -> _Asked:
         return
     if scene.held is None:
         if rng.random() < 0.5 * HELD_SHARE / (1 - HELD_SHARE):
-            yield _WHAT_HELD, _NOTHING
+            yield WHAT_HELD, NOTHING
         things = _seen(scene)
         if things and rng.random() < 0.65 * HELD_SHARE / (1 - HELD_SHARE):
-            yield _HOLDING.format(a=things[rng.integers(len(things))].name), "no"
+            yield HOLDING.format(a=things[rng.integers(len(things))].name), "no"
         return
     held = scene.objects[scene.held]
     if not held.seen:
         return
-    yield _WHAT_HELD, held.name
-    yield _HOLDING.format(a=held.name), "yes"
+    yield WHAT_HELD, held.name
+    yield HOLDING.format(a=held.name), "yes"
     others = [thing for thing in _seen(scene) if thing is not held]
     if others and rng.random() < 0.5:
-        yield _HOLDING.format(a=others[rng.integers(len(others))].name), "no"
+        yield HOLDING.format(a=others[rng.integers(len(others))].name), "no"
 
 
 def _ask_point(scene: Scene, rng: np.random.Generator) -> _Asked:

@@ -16,7 +16,7 @@ import numpy as np
 
 from aegis_policy import Policy
 from aegis_sim.question_sets import record_questions
-from aegis_sim.questions import FAMILIES, Question
+from aegis_sim.questions import POINT, Question
 from aegis_sim.statistics import Rate, rate_of
 
 CAMERA = "front"  # the view that all questions are about
@@ -48,12 +48,12 @@ def normalised(answer: str) -> str:
 def pick_questions(pool: Sequence[Question], count: int, rng: np.random.Generator) -> list[Question]:
     """Up to `count` questions of `pool`, at random, no family a second time before every one had its turn.
 
-    Only families that accuracy is reported on: pointing is answered in location tokens. Families differ widely in how
+    Pointing, which is answered in location tokens and not scored, is left out. Families differ widely in how
     many questions a scene allows; drawing uniformly from the pool would measure little but the largest.
     """
     families: dict[str, list[Question]] = defaultdict(list)
     for index in rng.permutation(len(pool)):
-        if pool[index].family in FAMILIES:
+        if pool[index].family != POINT:
             families[pool[index].family].append(pool[index])
     order = rng.permutation(sorted(families))
     turns = chain.from_iterable(zip_longest(*(families[family] for family in order)))

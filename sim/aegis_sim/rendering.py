@@ -1,4 +1,4 @@
-"""Drawing the tabletop on a CPU: an OpenGL context made late and shared with nobody, and nothing drawn in vain."""
+"""Drawing an arm at work on a CPU: an OpenGL context made late and shared with nobody, and nothing drawn in vain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Point = Sequence[float] | np.ndarray  # world, m
 
 TABLE_MATERIAL = "aegis_table_"  # and a name out of TABLE_TEXTURES
 _DRAWN, _HIDDEN = 1, 5  # MuJoCo's geom groups
-_PEDESTAL = "fixed_mount0_pedestal_vis"  # 33,000 triangles, mostly under the table: as many as the arm's lower half
+_PEDESTAL = "pedestal_vis"  # ends its name: 33,000 triangles, mostly under the table, as many as a Panda's lower half
 
 
 def child(element: ElementTree.Element, name: str) -> ElementTree.Element:
@@ -75,8 +75,9 @@ class Renderer:
     def __init__(self, sim: MjSim) -> None:
         self._sim = sim
         model = sim.model._model
-        pedestal = sim.model.geom_name2id(_PEDESTAL)
-        model.geom_group[pedestal] = _HIDDEN
+        for name in sim.model.geom_names:
+            if name and name.endswith(_PEDESTAL):
+                model.geom_group[sim.model.geom_name2id(name)] = _HIDDEN
         meshes = (model.geom_type == int(mujoco.mjtGeom.mjGEOM_MESH)) & (model.geom_group == _DRAWN)
         self._meshes = np.flatnonzero(meshes)
 
@@ -91,7 +92,7 @@ class Renderer:
         return pixels[::-1]  # OpenGL's first row is the bottom one; a left-right flip would make left right
 
     def project(self, point: Point, camera: str) -> tuple[float, float]:
-        """See `Tabletop.project`."""
+        """See `ArmSim.project`."""
         data, camera_id = self._sim.data._data, self._sim.model.camera_name2id(camera)
         x, y, z = data.cam_xmat[camera_id].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[camera_id])
         if z >= 0:
@@ -109,7 +110,7 @@ class Renderer:
     def _cull(self, camera: str) -> None:
         """Hide the meshes that lie wholly outside the camera's view: the same pixels in half the time.
 
-        The Panda's 170,000 triangles are nearly all that drawing costs, and a camera sees few of them.
+        An arm's triangles (a Panda has 170,000) are nearly all that drawing costs, and a camera sees few of them.
         """
         data, model = self._sim.data._data, self._sim.model._model
         camera_id = self._sim.model.camera_name2id(camera)

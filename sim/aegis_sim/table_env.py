@@ -16,7 +16,7 @@ from aegis_sim.questions import Question, Scene, SceneObject, questions
 from aegis_sim.scenery import ODD_SHAPES, TABLE_HEIGHT, half_height
 from aegis_sim.splits import split_named
 from aegis_sim.tabletop import HOME_POSITION, Tabletop
-from aegis_sim.tasks import IMAGE_SIZE
+from aegis_sim.tasks import ENVIRONMENTS, IMAGE_SIZE
 
 CONTROL_HZ = 10
 MAX_STEPS: dict[Kind, int] = {"pick": 60, "place-on": 100, "place-beside": 100}
@@ -172,11 +172,5 @@ class TableEnv(ArmEnv):
         return [self.table.position(i) for i in range(len(self.table.primitives))]
 
 
-ENVIRONMENTS: dict[str, str] = {
-    "pick": "aegis/Pick-v0",
-    "place-on": "aegis/PlaceOn-v0",
-    "place-beside": "aegis/PlaceBeside-v0",
-}
-"""Task -> gymnasium's name of its environment."""
-for _kind, _name in ENVIRONMENTS.items():
-    gym.register(_name, entry_point="aegis_sim.table_env:TableEnv", kwargs={"kind": _kind})
+for _kind in MAX_STEPS:
+    gym.register(ENVIRONMENTS[_kind], entry_point="aegis_sim.table_env:TableEnv", kwargs={"kind": _kind})

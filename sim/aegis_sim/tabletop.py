@@ -288,10 +288,8 @@ class Tabletop(ArmSim):
 
     def segment(self, camera: str, size: int) -> np.ndarray:
         """What each pixel of `camera` shows, int8 [size, size]: the index in `primitives`, HAND, or -1 for neither."""
-        drawn = self._renderer.draw(camera, size, segmentation=True)
         owner = np.full(self.sim.model._model.ngeom + 1, -1, np.int8)  # the last one: no geom at all
         owner[self._hand_geoms] = HAND
         for index in range(len(self.primitives)):
             owner[self._geom_ids[index]] = index
-        geoms = np.where(drawn[..., 0] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 1], -1)
-        return owner[geoms]
+        return owner[self.geoms_seen(camera, size)]
