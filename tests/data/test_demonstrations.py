@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from aegis_policy import Camera, Feature
-from aegis_policy.data.demonstrations import Demonstrations, is_displacement
+from aegis_policy.data.demonstrations import Demonstrations
+from aegis_policy.data.displacements import is_displacement
 from tests.training.tiny import SIZE, write_demonstrations
 
 
