@@ -82,12 +82,12 @@ def _app(functions: dict[str, Callable[..., Any]]) -> tyro.extras.SubcommandApp:
     for name, function in functions.items():
         group, _, rest = name.partition(" ")
         if not rest:
-            app.command(function, name=name)
+            app.command(name=name)(function)
             continue
         if group not in groups:
             groups[group] = tyro.extras.SubcommandApp()
             app.command(groups[group], name=group, help=f"Commands about {group}: aegis {group} --help.")
-        groups[group].command(function, name=rest)
+        groups[group].command(name=rest)(function)
     return app
 
 

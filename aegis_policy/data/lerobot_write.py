@@ -21,6 +21,15 @@ FIRST = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA, VIDEO = f"data/{FIRST}.parquet", f"videos/{{video_key}}/{FIRST}.mp4"
 COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64"}
 COUNTERS["task_index"] = "int64"
+PANDAS = {
+    "index_columns": ["task"],
+    "column_indexes": [],
+    "columns": [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+        for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+    ],
+}
+"""LeRobot looks an instruction up in the index of a pandas table; this makes pandas read the column as its index."""
 
 
 def write_lerobot(source: Source, root: Path) -> None:
@@ -91,9 +100,8 @@ def _write_meta(
     episodes = meta / "episodes" / _first(f"{FIRST}.parquet")
     episodes.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), episodes)
-    index = {"index_columns": ["task"], "column_indexes": [], "columns": []}  # LeRobot looks tasks up in pandas' index
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks)})
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), meta / "tasks.parquet")
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(PANDAS)}), meta / "tasks.parquet")
     stats = {
         STATE: _stats(np.concatenate([episode.state for episode in source.episodes])),
         ACTION: _stats(np.concatenate([episode.actions for episode in source.episodes])),

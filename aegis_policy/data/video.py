@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import av
 import numpy as np
 
-CODEC, PIXELS = "libx264", "yuv444p"
+CODEC: Final = "libx264"
+PIXELS = "yuv444p"
 OPTIONS = {"qp": "0", "g": "2", "preset": "veryfast"}  # a key frame every other frame: quick to reach any of them
 
 
