@@ -151,19 +151,17 @@ class _Pixels:
     """Statistics of a camera's pixels per channel, 0 to 1, in LeRobot's shape [3, 1, 1]."""
 
     def __init__(self) -> None:
-        self._count = self._images = 0
-        self._sum, self._squares = np.zeros(3), np.zeros(3)
-        self._least, self._most = np.full(3, 255), np.zeros(3, int)
+        self._images = 0
+        self._seen = np.zeros((3, 256), np.int64)  # how many pixels of each channel have each value
 
     def add(self, images: np.ndarray) -> None:
-        pixels = images.reshape(-1, 3)
-        self._count, self._images = self._count + len(pixels), self._images + len(images)
-        self._sum += pixels.sum(0)
-        self._squares += np.square(pixels, dtype=np.float64).sum(0)
-        self._least, self._most = np.minimum(self._least, pixels.min(0)), np.maximum(self._most, pixels.max(0))
+        self._images += len(images)
+        self._seen += [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
 
     def stats(self) -> dict[str, Any]:
-        mean = self._sum / self._count
-        std = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0))
-        found = {"min": self._least, "max": self._most, "mean": mean, "std": std}
-        return {**{name: (v / 255).reshape(3, 1, 1).tolist() for name, v in found.items()}, "count": [self._images]}
+        values, share = np.arange(256) / 255, self._seen / self._seen.sum(axis=1, keepdims=True)
+        mean = share @ values
+        least = np.array([values[np.flatnonzero(channel)[0]] for channel in self._seen])
+        most = np.array([values[np.flatnonzero(channel)[-1]] for channel in self._seen])
+        found = {"min": least, "max": most, "mean": mean, "std": np.sqrt(np.maximum(share @ values**2 - mean**2, 0))}
+        return {**{name: v.reshape(3, 1, 1).tolist() for name, v in found.items()}, "count": [self._images]}

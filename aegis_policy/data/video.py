@@ -83,9 +83,9 @@ def read_frames(path: Path, start: float, rate: float, steps: slice) -> np.ndarr
     Raises:
         ValueError: the video cannot be read, or one of the frames is not in it; says which.
     """
-    wanted = range(steps.start, steps.stop)
-    found: dict[int, np.ndarray] = {}
+    wanted, missing = range(steps.start, steps.stop), set(range(steps.start, steps.stop))
     with _opened(path) as (container, stream):
+        images = np.empty((len(wanted), stream.height, stream.width, 3), np.uint8)
         base = stream.time_base or Fraction(1, 1000)
         origin = stream.start_time or 0
         first = start + wanted.start / rate
@@ -94,14 +94,14 @@ def read_frames(path: Path, start: float, rate: float, steps: slice) -> np.ndarr
             if frame.pts is None:
                 continue
             step = round((float((frame.pts - origin) * base) - start) * rate)
-            if step in wanted:
-                found.setdefault(step, frame.to_ndarray(format="rgb24"))
+            if step in missing:
+                images[step - wanted.start] = frame.to_ndarray(format="rgb24")
+                missing.remove(step)
             if step >= wanted.stop - 1:
                 break
-    for step in wanted:
-        if step not in found:
-            raise ValueError(f"{path}: no frame {step} (at {start + step / rate:.3f} s)")
-    return np.stack([found[step] for step in wanted])
+    if missing:
+        raise ValueError(f"{path}: no frame {min(missing)} (at {start + min(missing) / rate:.3f} s)")
+    return images
 
 
 @contextmanager
