@@ -77,8 +77,8 @@ def read_meta(root: Path) -> Meta:
     version, rate, features = info["codebase_version"], float(info["fps"]), info["features"]
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"{path}: fps is {rate}, expected frames per second")
-    videos = [key for key, feature in features.items() if feature.get("dtype") == "video" and not is_depth(feature)]
     try:
+        videos = [key for key, feature in features.items() if feature.get("dtype") == "video" and not is_depth(feature)]
         if version.startswith("v3."):
             tasks, entries = _tasks_v3(root), _entries_v3(root, info, videos)
         elif version == "v2.1":

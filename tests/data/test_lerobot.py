@@ -235,6 +235,7 @@ def test_a_damaged_image_inside_parquet_is_named(copy):
             r"'action' has shape \[9, 3\], expected \[steps, 2\]",
         ),
         (lambda info: info["features"]["action"].update(shape=[3, 1]), r"'action' has the shape \[3, 1\]"),
+        (lambda info: info["features"].update(index="int64"), r"not in LeRobot's layout v2\.1: AttributeError"),
         (lambda info: info.pop("chunks_size"), r"not in LeRobot's layout v2\.1: KeyError\('chunks_size'\)"),
     ],
 )
