@@ -1,8 +1,9 @@
 """The `aegis` command: one subcommand for each entry point of the group `aegis.commands`.
 
 A subcommand is a function: its typed arguments become options, its docstring the help. An entry point may name, in
-brackets, the extra that its function needs: `record = "aegis_sim.commands:record [sim]"`. Command modules import what
-is heavy inside the function, so `aegis --help` stays quick and works whatever is installed.
+brackets, the extra that its function needs: `record = "aegis_sim.commands:record [sim]"`. A name of two words, such as
+"data inspect", is a command of a group. Command modules import what is heavy inside the function, so `aegis --help`
+stays quick and works whatever is installed.
 """
 
 from __future__ import annotations
@@ -69,9 +70,25 @@ def _run(args: list[str]) -> None:
         except (ImportError, AttributeError) as error:  # one broken command must not take the others with it
             missing[command.name] = _explanation(command, error)
             functions[command.name] = _placeholder(missing[command.name])
-    if args and args[0] in missing:  # its arguments are not known, so tyro could not read them
-        raise missing[args[0]]
-    tyro.extras.subcommand_cli_from_dict(functions, prog="aegis", description=DESCRIPTION, args=args)
+    for name, reason in missing.items():
+        if args[: len(name.split())] == name.split():  # its arguments are not known, so tyro could not read them
+            raise reason
+    _app(functions).cli(prog="aegis", description=DESCRIPTION, args=args)
+
+
+def _app(functions: dict[str, Callable[..., Any]]) -> tyro.extras.SubcommandApp:
+    app = tyro.extras.SubcommandApp()
+    groups: dict[str, tyro.extras.SubcommandApp] = {}
+    for name, function in functions.items():
+        group, _, rest = name.partition(" ")
+        if not rest:
+            app.command(name=name)(function)
+            continue
+        if group not in groups:
+            groups[group] = tyro.extras.SubcommandApp()
+            app.command(groups[group], name=group, help=f"Commands about {group}: aegis {group} --help.")
+        groups[group].command(name=rest)(function)
+    return app
 
 
 def _explain_missing(command: EntryPoint, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from aegis_policy import ObservationError, cli
 
-CONTRACT = {"pretrain", "anchor", "train", "record", "eval", "serve", "ask"}
+CONTRACT = {"pretrain", "anchor", "train", "record", "eval", "serve", "ask", "data inspect", "data convert"}
 
 
 def shout(word: str, times: int = 1) -> None:
@@ -45,6 +45,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("broken", f"{__name__}:broken [sim]", cli.GROUP),
         EntryPoint("gone", f"{__name__}:no_such_function", cli.GROUP),
         EntryPoint("absent", "no_such_package.commands:run [server]", cli.GROUP),
+        EntryPoint("say loudly", f"{__name__}:shout", cli.GROUP),
+        EntryPoint("say nothing", "no_such_package.commands:run [server]", cli.GROUP),
     ]
     monkeypatch.setattr(cli, "entry_points", lambda group: points)
 
@@ -64,14 +66,14 @@ def test_help_lists_every_command_without_importing_torch() -> None:
     *shown, last = done.stdout.strip().splitlines()
     assert json.loads(last) == {"code": 0, "heavy": []}
     listed = "\n".join(shown)
-    assert all(f"• {name} " in listed for name in CONTRACT)
+    assert all(f"• {name.split()[0]} " in listed for name in CONTRACT)
     assert "Not available" not in listed
 
 
 @pytest.mark.parametrize("command", sorted(CONTRACT))
 def test_every_command_has_helpful_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert end.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 6  # a usage line alone is not help
 
@@ -87,6 +89,17 @@ def test_the_installed_script_refuses_a_wrong_argument() -> None:
 def test_arguments_reach_the_function(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["shout", "--word", "left", "--times", "2"])
     assert capsys.readouterr().out == "LEFTLEFT\n"
+
+
+@pytest.mark.usefixtures("commands")
+def test_commands_of_a_group_go_by_two_words(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["say", "loudly", "--word", "right"])
+    assert capsys.readouterr().out == "RIGHT\n"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["say", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "loudly" in shown and "Not available" in shown
 
 
 @pytest.mark.usefixtures("commands")
@@ -132,6 +145,7 @@ def test_an_interrupt_ends_quietly() -> None:
     [
         (["absent", "--port", "8000"], 'pip install "aegis-policy[server]"'),
         (["absent", "--help"], 'pip install "aegis-policy[server]"'),
+        (["say", "nothing", "--now"], 'pip install "aegis-policy[server]"'),
         (["broken", "--kind", "late"], 'pip install "aegis-policy[sim]" && pip install --no-deps robosuite'),
     ],
 )

@@ -43,7 +43,7 @@ class TrainConfig(Recipe):
     """Recipe of `aegis train`, kept as train_config.json so that a run can be resumed and repeated.
 
     Attributes:
-        dataset: Demonstration files (HDF5, robomimic layout) with the same cameras, features and control rate.
+        dataset: Demonstrations, HDF5 files (robomimic layout) or LeRobot folders, alike in cameras, features and rate.
         method: What is done against forgetting: aegis (bends the gradient away from what would undo the anchor), naive
             (nothing) or stop-gradient (only the expert learns).
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
@@ -97,7 +97,7 @@ class TrainConfig(Recipe):
     def check(self) -> None:
         """Raise ValueError, naming the option, unless the recipe can be followed."""
         if not self.dataset:
-            raise ValueError("no demonstrations: name at least one file with --dataset")
+            raise ValueError("no demonstrations: name at least one file or folder with --dataset")
         if len(self.vqa) > MAX_VQA_SETS:
             raise ValueError(f"--vqa takes up to {MAX_VQA_SETS} question sets, got {len(self.vqa)}")
         lowest = dict.fromkeys(("steps", "batch_size", "noise_samples", "horizon"), 1)

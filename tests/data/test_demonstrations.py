@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aegis_policy import Camera, Feature
-from aegis_policy.data.demonstrations import Demonstrations, is_displacement
+from aegis_policy.data.demonstrations import Demonstrations
 from tests.training.tiny import SIZE, write_demonstrations
 
 
@@ -50,11 +50,6 @@ def test_a_chunk_is_what_was_done_next_and_then_standing_still_with_the_grip_hel
     np.testing.assert_array_equal(dataset[end - 2].actions, [*actions[-2:], hold, hold])
     np.testing.assert_array_equal(dataset[end - 1].actions, [actions[-1], hold, hold, hold])
     np.testing.assert_array_equal(dataset.actions[:end], actions)  # gathering changed nothing
-
-
-def test_set_points_are_held_and_displacements_are_not():
-    assert is_displacement(Feature("dx", "m")) and is_displacement(Feature("drz", "rad"))
-    assert not is_displacement(Feature("gripper", "1")) and not is_displacement(Feature("joint_1", "rad"))
 
 
 def test_gathering_from_memory_and_from_the_file_is_the_same(path):

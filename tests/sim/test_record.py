@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from aegis_policy.data.convert import convert
+from aegis_policy.data.displacements import doubt
+from aegis_policy.data.source import Episode, open_source
 from aegis_policy.model.checkpoint import asset
 from aegis_sim import commands, demonstrations, tasks
 from aegis_sim.demonstrations import Recording, record_demonstrations
@@ -124,6 +129,34 @@ def test_the_file_does_not_depend_on_the_workers(recorded: Path, tmp_path: Path)
     one, two = contents(recorded), contents(tmp_path / "b.hdf5")
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_demonstrations_go_to_lerobot_and_back(recorded: Path, tmp_path: Path) -> None:
+    first = open_source(recorded)
+    middle, last = convert(recorded, tmp_path / "set"), convert(tmp_path / "set", tmp_path / "back.hdf5")
+    assert first.layout == middle.layout == last.layout
+    for number, episode in enumerate(first.episodes):
+        for other in (middle, last):
+            assert np.array_equal(episode.state, other.episodes[number].state)
+            assert np.array_equal(episode.actions, other.episodes[number].actions)
+            assert episode.instruction == other.episodes[number].instruction
+            for camera in first.layout.cameras:
+                steps = slice(0, len(episode.actions))
+                images, seen = (source.images(number, camera, steps).astype(int) for source in (first, other))
+                assert np.abs(images - seen).max() <= 3 and np.abs(images - seen).mean() < 0.5
+
+
+def test_the_experts_displacements_are_told_from_what_they_are_not(recorded: Path) -> None:
+    source = open_source(recorded)
+    assert doubt(source.layout, source.episodes) is None
+
+    def judged(change: Callable[[Episode], np.ndarray]) -> str:
+        changed = [replace(episode, actions=change(episode)) for episode in source.episodes]
+        return str(doubt(source.layout, changed))
+
+    for kept in ({"prepend": 0}, {"append": 0}):
+        assert "differenced again" in judged(lambda demo, kept=kept: np.diff(demo.actions, axis=0, **kept))
+    assert "set points" in judged(lambda demo: demo.actions + demo.state)
 
 
 def test_an_interrupted_recording_leaves_the_old_file(

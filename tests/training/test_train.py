@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aegis_policy.data.convert import convert
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.model.checkpoint import load, load_backbone
 from aegis_policy.training import state
@@ -216,6 +217,15 @@ def test_refuses_before_it_writes(config, tmp_path, change, message):
     with pytest.raises((ValueError, OSError), match=message):
         train(replace(config, **change), tmp_path / "policy")
     assert not (tmp_path / "policy").exists()
+
+
+def test_takes_a_lerobot_folder_like_a_file(config, tmp_path):
+    convert(Path(config.dataset[0]), tmp_path / "set")
+    recipe = replace(config, steps=1, eval_every=0)
+    from_file = load(train(recipe, tmp_path / "file/run"))
+    from_folder = load(train(replace(recipe, dataset=(str(tmp_path / "set"),)), tmp_path / "folder/run"))
+    assert replace(from_file.info, checkpoint="") == replace(from_folder.info, checkpoint="")
+    np.testing.assert_array_equal(from_file.norm_stats.actions.std, from_folder.norm_stats.actions.std)
 
 
 def test_does_not_overwrite_a_run(run, config):

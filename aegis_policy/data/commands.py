@@ -1,0 +1,50 @@
+"""The commands about data, `aegis data inspect` and `convert`. Light to import: what is heavy waits inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+
+def inspect(path: Annotated[Path, Positional], *, sheet: Path | None = None) -> None:
+    """Show what is in a data set of demonstrations, and refuse one that is not fit to learn from.
+
+    Reads every number and every image of a robomimic-layout HDF5 file or a LeRobot folder (v3 or v2.1). Prints the
+    episodes, cameras and instructions, and the ranges that normalisation would use, with a warning for what hardly
+    varies. What is not sound (a number that is not finite, wrong lengths, missing images, displacements that were
+    differenced twice) ends it with a line that says what and where.
+
+    Args:
+        path: the file or the folder.
+        sheet: PNG file for a contact sheet: some episodes from start to end, as every camera saw them.
+    """
+    import logging
+
+    from aegis_policy.data.inspection import inspect as run
+    from aegis_policy.data.inspection import write_sheet
+
+    log = logging.getLogger(__name__)
+    found = run(path)
+    print(found.text())
+    for warning in found.warnings():
+        log.warning(warning)
+    if sheet is not None:
+        write_sheet(found, sheet)
+        log.info("wrote %s", sheet)
+
+
+def convert(source: Annotated[Path, Positional], target: Annotated[Path, Positional]) -> None:
+    """Convert demonstrations between robomimic-layout HDF5 and LeRobot v3.
+
+    States, actions, names, units and instructions go over exactly; LeRobot's videos change images a little (see
+    docs/data.md). The new data appears when it is whole. Prints its path.
+
+    Args:
+        source: HDF5 file, or LeRobot folder (v3 or v2.1).
+        target: what to write: an HDF5 file if its name ends in .hdf5 or .h5, else a LeRobot v3 folder.
+    """
+    from aegis_policy.data.convert import convert as run
+
+    print(run(source, target).path)

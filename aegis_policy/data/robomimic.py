@@ -1,0 +1,150 @@
+"""Demonstrations in robomimic's HDF5 layout, in and out.
+
+data           attributes control_hz, state_features, action_features (JSON: [[name, unit], ...])
+data/demo_N    attribute instruction
+  actions      [T, A], SI units         obs/state    [T, S], SI units
+  obs/<camera>_image   uint8 [T, H, W, 3], the right way up
+
+Anything else in the files is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from aegis_policy.data.source import Episode, Layout, Source, checked_table, choose_cameras
+from aegis_policy.policy import Feature
+
+IMAGE = "_image"
+
+
+class RobomimicSource:
+    """The demonstrations of one HDF5 file; a `Source`.
+
+    Raises:
+        ValueError: the file cannot be read or is not sound; says which demonstration and row, and what is wrong.
+    """
+
+    kind = "robomimic HDF5"
+
+    def __init__(self, path: Path, cameras: Sequence[str] | None = None):
+        self.path = path
+        self._data = _data(path)
+        self.layout = _layout(path, self._data, cameras)
+        names = sorted(self._data, key=_natural)
+        self.episodes = [_episode(path, name, self._data[name], self.layout) for name in names]
+
+    def images(self, episode: int, camera: str, steps: slice) -> np.ndarray:
+        """See `Source.images`."""
+        name = self.episodes[episode].name
+        return _read(self._data[f"{name}/obs/{camera}{IMAGE}"], steps, f"{self.path}: {name}")
+
+
+def write_robomimic(source: Source, path: Path) -> None:
+    """Write all of `source` to a new HDF5 file at `path`, lossless."""
+    layout = source.layout
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = sum(len(episode.actions) for episode in source.episodes)
+        data.attrs["env_args"] = json.dumps(
+            {"env_name": source.path.name, "env_kwargs": {}, "converted_from": source.kind}
+        )
+        data.attrs["control_hz"] = layout.control_hz
+        for name, features in (("state_features", layout.state), ("action_features", layout.actions)):
+            data.attrs[name] = json.dumps([[feature.name, feature.unit] for feature in features])
+        for number, episode in enumerate(tqdm(source.episodes, desc="write HDF5", unit="demo")):
+            steps = len(episode.actions)
+            group = data.create_group(f"demo_{number}")
+            group.attrs["num_samples"], group.attrs["instruction"] = steps, episode.instruction
+            arrays = {
+                "actions": episode.actions,
+                "dones": (np.arange(steps) == steps - 1).astype(np.uint8),
+                "obs/state": episode.state,
+                **{f"obs/{name}{IMAGE}": source.images(number, name, slice(0, steps)) for name in layout.cameras},
+            }
+            for key, values in arrays.items():
+                group.create_dataset(key, data=values, compression="gzip", compression_opts=1)
+
+
+def _data(path: Path) -> h5py.Group:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: not a whole HDF5 file: {error}") from error
+    if not isinstance(file.get("data"), h5py.Group):
+        raise ValueError(f"{path}: not in robomimic's layout: there is no group 'data' (has {sorted(file)})")
+    return file["data"]
+
+
+def _layout(path: Path, data: h5py.Group, cameras: Sequence[str] | None) -> Layout:
+    for name in ("control_hz", "state_features", "action_features"):
+        if name not in data.attrs:
+            raise ValueError(f"{path}: 'data' lacks the attribute '{name}' (see docs/data.md)")
+    rate = float(data.attrs["control_hz"])
+    if not (np.isfinite(rate) and rate > 0):
+        raise ValueError(f"{path}: control_hz is {rate}, expected actions per second")
+    state, actions = (_features(path, name, data.attrs[name]) for name in ("state_features", "action_features"))
+    first = next((data[name] for name in sorted(data, key=_natural)), None)
+    if first is None:
+        raise ValueError(f"{path}: no demonstration inside")
+    observed = first.get("obs", {})
+    found = {name.removesuffix(IMAGE): tuple(observed[name].shape[1:3]) for name in observed if name.endswith(IMAGE)}
+    return Layout(choose_cameras(path, found, cameras), state, actions, rate)
+
+
+def _features(path: Path, name: str, text: Any) -> tuple[Feature, ...]:
+    try:
+        return tuple(Feature(str(feature), str(unit)) for feature, unit in json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: attribute '{name}' is not a JSON list of [name, unit] pairs: {error}") from error
+
+
+def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episode:
+    where = f"{path}: {name}"
+    instruction = str(group.attrs.get("instruction", "")).strip()
+    if not instruction:
+        raise ValueError(f"{where}: the attribute 'instruction' is missing or empty")
+    actions = _table(where, group, "actions", len(layout.actions))
+    state = _table(where, group, "obs/state", len(layout.state))
+    steps = len(actions)
+    if not steps or len(state) != steps:
+        raise ValueError(f"{where}: {steps} actions and {len(state)} states; expected as many of each, at least one")
+    if group.attrs.get("num_samples", steps) != steps:
+        raise ValueError(f"{where}: num_samples says {group.attrs['num_samples']}, but there are {steps} actions")
+    for camera, size in layout.cameras.items():
+        key, shape = f"obs/{camera}{IMAGE}", (steps, *size, 3)
+        if key not in group:
+            raise ValueError(f"{where}: no '{key}'; other demonstrations have that camera")
+        if group[key].shape != shape or group[key].dtype != np.uint8:
+            raise ValueError(
+                f"{where}: '{key}' is {group[key].dtype}{list(group[key].shape)}, expected uint8{list(shape)}"
+            )
+    return Episode(name, state, actions, instruction)
+
+
+def _table(where: str, group: h5py.Group, key: str, width: int) -> np.ndarray:
+    """float32 [T, width], every number finite."""
+    if key not in group:
+        raise ValueError(f"{where}: no '{key}'")
+    return checked_table(where, key, _read(group[key], slice(None), f"{where}: '{key}'"), width)
+
+
+def _read(dataset: h5py.Dataset, rows: slice, where: str) -> np.ndarray:
+    try:
+        return dataset[rows]
+    except OSError as error:
+        raise ValueError(f"{where}: damaged: {error}") from error
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """demo_2 before demo_10."""
+    stem, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    return stem, int(number or -1)
