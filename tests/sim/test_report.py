@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 def evaluation(wins: int, episodes: int = 4, brightness: int = 100) -> Evaluation:
     frames = [np.full((48, 72, 3), brightness + 20 * step, np.uint8) for step in range(5)]
-    film = encode_webp(frames)
+    film = encode_webp(frames, 10)
     asked = (Asked("where is the <red> cube", "where", "back left", "back left"),)
     asked += (Asked("how many objects are there", "count", "2", "3", step=16),)
     return Evaluation(
