@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from aegis_sim.workers import MAX_DEATHS, Tool, in_order
@@ -16,7 +16,9 @@ from aegis_sim.workers import MAX_DEATHS, Tool, in_order
 R = TypeVar("R")
 
 
-def spread_on_ray(address: str, make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int) -> Iterator[R]:
+def spread_on_ray(
+    address: str, make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int
+) -> Generator[R, None, None]:
     """The result of each item, in the order of `items`, from `workers` actors of one CPU each.
 
     Args:

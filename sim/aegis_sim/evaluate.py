@@ -13,7 +13,7 @@ A task without a robot to move (`questions`, `drawn`) is evaluated on its questi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ QUESTIONS_PER_SCENE = 8
 BASELINE_SCENES = 500
 
 Load = Callable[[], Policy]
-Share = Callable[[Callable[[], Tool[Any, "Played"]], Sequence[Any]], Iterator["Played"]]
+Share = Callable[[Callable[[], Tool[Any, "Played"]], Sequence[Any]], Generator["Played", None, None]]
 """How work is shared out: a tool's maker and items -> results, as `workers.spread`."""
 
 
@@ -221,7 +221,7 @@ class _Found:
     def __init__(self) -> None:
         self.latency = Latency()
 
-    def episodes(self, played: Iterator[Played]) -> Iterator[Episode]:
+    def episodes(self, played: Iterable[Played]) -> Iterator[Episode]:
         for one in played:
             self.info = one.info
             self.latency += one.latency

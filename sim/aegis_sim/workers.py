@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
@@ -39,7 +39,7 @@ class Tool(Protocol[Item, Result]):
         ...
 
 
-def spread(make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int) -> Iterator[R]:
+def spread(make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int) -> Generator[R, None, None]:
     """The result of each item, in the order of `items`, whoever finished first.
 
     Closing the iterator early ends the workers. What a tool raises is raised here.
@@ -61,7 +61,7 @@ def spread(make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int)
     return in_order(_in_processes(make, items, min(workers, len(items))))
 
 
-def in_order(results: Iterable[tuple[int, R]]) -> Iterator[R]:
+def in_order(results: Iterable[tuple[int, R]]) -> Generator[R, None, None]:
     """(index, result) as they come -> the results of 0, 1, 2, ... Closes `results` when it is closed itself."""
     early: dict[int, R] = {}
     due = 0
@@ -75,13 +75,15 @@ def in_order(results: Iterable[tuple[int, R]]) -> Iterator[R]:
         getattr(results, "close", lambda: None)()
 
 
-def _here(make: Callable[[], Tool[Any, R]], items: Sequence[Any]) -> Iterator[R]:
+def _here(make: Callable[[], Tool[Any, R]], items: Sequence[Any]) -> Generator[R, None, None]:
     with closing(make()) as tool:
         for item in items:
             yield tool(item)
 
 
-def _in_processes(make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int) -> Iterator[tuple[int, R]]:
+def _in_processes(
+    make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int
+) -> Generator[tuple[int, R], None, None]:
     queue = deque(range(len(items)))
     deaths = [0] * len(items)
     crew: list[_Worker] = []
