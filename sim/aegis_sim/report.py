@@ -74,14 +74,16 @@ def write_report(
 
 def text_table(loaded: Mapping[str, Mapping[str, Any]], *, families: bool = False) -> str:
     """The measures of one or more evaluations (label -> what `aegis eval` writes) as lines of text."""
-    names = {name: [_written(Rate, data.get(key)) for data in loaded.values()] for key, name in ROWS.items()}
+    names = {name: [_written(data.get(key)) for data in loaded.values()] for key, name in ROWS.items()}
     if families:
         seen = sorted({family for data in loaded.values() for family in data["vqa_families"]})
         for family in seen:
-            names[f"  {family}"] = [_written(Rate, data["vqa_families"].get(family)) for data in loaded.values()]
+            names[f"  {family}"] = [_written(data["vqa_families"].get(family)) for data in loaded.values()]
     for blind in dict.fromkeys(name for data in loaded.values() for name in data["baselines"]):
-        names[f"blind: {blind}"] = [_written(Rate, data["baselines"].get(blind)) for data in loaded.values()]
-    names |= {name: [_written(Spread, data.get(key)) for data in loaded.values()] for key, name in SPREADS.items()}
+        names[f"blind: {blind}"] = [_written(data["baselines"].get(blind)) for data in loaded.values()]
+    for key, name in SPREADS.items():
+        spreads = [data.get(key) for data in loaded.values()]
+        names[name] = [str(Spread(**one)) if one and one["n"] else "" for one in spreads]
     for call in ("act", "ask"):
         latencies = [data.get("latency_ms", {}).get(call) for data in loaded.values()]
         names[f"{call}, ms"] = [
@@ -95,8 +97,8 @@ def text_table(loaded: Mapping[str, Mapping[str, Any]], *, families: bool = Fals
     )
 
 
-def _written(kind: type[Rate] | type[Spread], measured: Mapping[str, Any] | None) -> str:
-    return str(kind(**measured)) if measured else ""
+def _written(rate: Mapping[str, Any] | None) -> str:
+    return str(Rate(**rate)) if rate else ""
 
 
 def _films(loaded: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, str]:

@@ -159,7 +159,7 @@ def _serve(make: Callable[[], Tool[Any, Any]], pipe: Connection) -> None:
     # One core each: Mesa's software renderer would otherwise start as many threads in every worker as there are cores.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     tool = None
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone
         while True:
             item = pipe.recv()
             try:
