@@ -27,14 +27,16 @@ def spread_on_ray(
         workers: actors; each gets an equal share of the cluster's GPUs, where it has any.
 
     Raises:
-        ValueError: the cluster has fewer CPUs than `workers`.
+        ValueError: Ray is not installed, or the cluster has fewer CPUs than `workers`.
         ConnectionError: no cluster at `address`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use over the network
-    import ray
-    from ray.exceptions import RayActorError, RayTaskError
-    from ray.util import ActorPool
-
+    try:
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+        from ray.util import ActorPool
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--ray {address} needs the package 'ray': pip install \"aegis-policy[ray]\"") from error
     ray.init(address=address, **({"include_dashboard": False} if address == "local" else {}))
     try:
         resources = ray.cluster_resources()

@@ -11,10 +11,11 @@ import pytest
 from aegis_sim.cluster import spread_on_ray
 from aegis_sim.evaluate import evaluate
 from aegis_sim.workers import MAX_DEATHS
+from tests.sim.evaluations import numbers
 from tests.sim.policies import Mortal, Wandering
-from tests.sim.test_evaluate import EPISODES, SEED, numbers
 from tests.sim.tools import Leaving, Squarer, refuse
 
+EPISODES, SEED = 2, 3
 pytestmark = pytest.mark.slow  # Ray itself takes half a minute to come up
 ray = pytest.importorskip("ray")
 

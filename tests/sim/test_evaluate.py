@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,14 @@ from PIL import Image
 
 from aegis_policy.inference.load import load_policy
 from aegis_sim import tasks
-from aegis_sim.evaluate import Played, evaluate
+from aegis_sim.evaluate import evaluate
 from aegis_sim.questions import FAMILIES, Question
 from aegis_sim.quiz import Asked, BlindBaselines, by_family, normalised, pick_questions
-from aegis_sim.results import UNREPEATABLE, Episode, Evaluation, Latency, Rollout
+from aegis_sim.results import Evaluation
 from aegis_sim.rollout import MIDDLE_STEP, run_episodes
 from aegis_sim.statistics import wilson
 from tests.linear_policy import serving
+from tests.sim.evaluations import OUTCOMES, Scripted, numbers, read_checked
 from tests.sim.policies import INFO, Mortal, Replay, Wandering
 
 EPISODES, SEED = 2, 3
@@ -38,11 +38,6 @@ def wandered() -> Evaluation:
     return evaluate(Wandering, "pick", EPISODES, SEED)
 
 
-def numbers(found: Evaluation) -> dict:
-    """What has to be the same every time."""
-    return {key: value for key, value in found.to_dict().items() if key not in UNREPEATABLE}
-
-
 @pytest.mark.sim
 def test_a_perfect_policy_scores_one_whatever_is_asked_and_however_often_it_plans(replay, tmp_path):
     found = evaluate(lambda: replay, "pick", EPISODES, SEED, replan_every=3, videos=1)
@@ -51,7 +46,7 @@ def test_a_perfect_policy_scores_one_whatever_is_asked_and_however_often_it_plan
     assert all(episode.rollout.failure is None for episode in found.episodes)
 
     found.save(tmp_path / "out.json", "aegis eval ...")
-    data = json.loads((tmp_path / "out.json").read_text())
+    data = read_checked(tmp_path / "out.json")
     assert set(data["success"]) == set(data["vqa"]) == {"rate", "n", "low", "high"}
     assert data["success"]["rate"] == 1 and data["command"] == "aegis eval ..."
     film = Image.open(tmp_path / data["per_episode"][0]["video"])
@@ -108,31 +103,13 @@ def test_the_shipped_policy_finds_the_same_with_any_number_of_workers():
     assert numbers(alone) == numbers(shared)
 
 
-OUTCOMES = [True, True, False, True, True, True, True, False, True, True]
-
-
-class Scripted:
-    """In a Player's place: episodes that end as OUTCOMES say."""
-
-    def __init__(self, *arguments: object) -> None:
-        pass
-
-    def __call__(self, indices: range) -> Played:
-        rollouts = [Rollout("pick up", OUTCOMES[i], None, None, steps=i, failure=None) for i in indices]
-        episodes = tuple(Episode(i, (), rollout) for i, rollout in zip(indices, rollouts, strict=True))
-        return Played(INFO, episodes, Latency(act_s=(0.01,) * len(indices)))
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("batch", [1, 3, 10])
-def test_it_stops_at_the_first_episode_that_makes_the_interval_narrow_enough(monkeypatch, batch):
+@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (3, 1), (10, 1), (1, 2)])
+def test_it_stops_at_the_first_episode_that_makes_the_interval_narrow_enough(monkeypatch, batch, workers):
     monkeypatch.setattr("aegis_sim.evaluate.Player", Scripted)
     width = 0.55
     ends = next(n for n in range(1, 11) if wilson(sum(OUTCOMES[:n]), n).width < width)
     assert 1 < ends < 10
-    found = evaluate(Wandering, "pick", 10, 0, batch=batch, until_width=width)
+    found = evaluate(Wandering, "pick", 10, 0, batch=batch, until_width=width, workers=workers)
     assert found.rates["success"] == wilson(sum(OUTCOMES[:ends]), ends)
     assert found.settings["until_width"] == width and found.settings["episodes_at_most"] == 10
     whole = evaluate(Wandering, "pick", 10, 0, batch=batch, until_width=0.01)
@@ -197,10 +174,11 @@ def test_a_policy_for_another_robot_is_refused(change, replan_every, complaint):
         evaluate(lambda: policy, "pick", 1, 0, replan_every=replan_every)
 
 
-def test_drawn_scenes_are_scored_on_questions_alone(monkeypatch):
+def test_drawn_scenes_are_scored_on_questions_alone(monkeypatch, tmp_path):
     monkeypatch.setattr("aegis_sim.evaluate.BASELINE_SCENES", 80)
     found = evaluate(Wandering, "drawn", 5, 0)
-    data = found.to_dict()
+    found.save(tmp_path / "drawn.json")
+    data = read_checked(tmp_path / "drawn.json")
     assert "success" not in data and "right_object" not in data
     assert data["vqa"]["n"] == sum(len(episode["asked"]) for episode in data["per_episode"])
     assert set(data["baselines"]) == {"majority", "question_only"}

@@ -13,8 +13,8 @@ import pytest
 from aegis_sim.quiz import Asked
 from aegis_sim.results import Episode, Evaluation, Latency, Rollout
 from aegis_sim.statistics import Spread, spread_of, wilson
+from tests.sim.evaluations import SCHEMA, read_checked
 from tests.sim.policies import INFO
-from tests.sim.schema import SCHEMA, read_checked
 
 ASKED = (Asked("where is the cube", "where", "left", "right", step=3),)
 STEPS, WON, JERKS = [30, 60, 20, 10], [True, False, True, True], [1.5, None, 2.5, 4.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_sim.cluster import gpu_share
+from aegis_sim.cluster import gpu_share, spread_on_ray
 from aegis_sim.workers import MAX_DEATHS, in_order, spread
 from tests.sim.tools import Leaving, Squarer, Waiting, refuse
 
@@ -90,6 +91,12 @@ def test_whoever_has_enough_ends_the_workers(tmp_path: Path):
 def test_no_worker_at_all_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         spread(Squarer, [1], 0)
+
+
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r'pip install "aegis-policy\[ray\]"'):
+        list(spread_on_ray("auto", Squarer, [1], 1))
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
