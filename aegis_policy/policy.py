@@ -7,7 +7,7 @@ imports torch through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -120,6 +120,32 @@ class Policy(Protocol):
             ObservationError: no image, an unknown camera, a wrong shape or dtype.
         """
         ...
+
+
+@runtime_checkable
+class BatchedPolicy(Policy, Protocol):
+    """A policy that acts for several robots at once faster than for one after the other, as on a GPU."""
+
+    def act_many(self, observations: Sequence[Observation], seeds: Sequence[int | None]) -> list[ActionChunk]:
+        """See `act_many`, the function."""
+        ...
+
+
+def act_many(policy: Policy, observations: Sequence[Observation], seeds: Sequence[int | None]) -> list[ActionChunk]:
+    """One chunk for each of N observations, as `Policy.act` gives them: in one go where the policy can.
+
+    The same N observations and seeds in the same order give the same chunks. A chunk may differ in its last bits from
+    the one that `act` gives for its observation alone: matrix products of another shape add up in another order.
+
+    Raises:
+        ObservationError: as `Policy.act`, for any of them.
+        ValueError: not as many seeds as observations.
+    """
+    if len(observations) != len(seeds):
+        raise ValueError(f"{len(observations)} observations and {len(seeds)} seeds: expected one seed for each")
+    if isinstance(policy, BatchedPolicy):
+        return policy.act_many(observations, seeds)
+    return [policy.act(observation, seed=seed) for observation, seed in zip(observations, seeds, strict=True)]
 
 
 def check_image(camera: Camera, image: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,23 +51,31 @@ class TorchPolicy:
     def info(self) -> PolicyInfo:
         return self._info
 
-    @torch.inference_mode()
     def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
         """See `Policy.act`."""
-        check_observation(self._info, observation)
-        prefix = self._encode(observation.images, observation.instruction)
+        return self.act_many([observation], [seed])[0]
+
+    @torch.inference_mode()
+    def act_many(self, observations: Sequence[Observation], seeds: Sequence[int | None]) -> list[ActionChunk]:
+        """One pass of the model over all of them; see `aegis_policy.act_many`."""
+        for observation in observations:
+            check_observation(self._info, observation)
+        prefix = self._encode([seen.images for seen in observations], [seen.instruction for seen in observations])
+        noise = torch.stack([self._noise(seed) for seed in seeds])  # (B, H, A)
+        states = np.stack([np.asarray(seen.state, np.float64) for seen in observations])
+        normal = torch.as_tensor(self._stats.state.normalize(states), dtype=torch.float32, device=self.device)
+        chunks = self._policy.denoise(prefix, normal, noise.to(self.device))
+        actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
+        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+
+    def _noise(self, seed: int | None) -> torch.Tensor:
+        """[H, A], drawn on the CPU: a seed means the same on every device and in every batch."""
         generator = torch.Generator()
         if seed is None:
             generator.seed()
         else:
             generator.manual_seed(seed)
-        noise = torch.randn(1, self._info.horizon, len(self._info.actions), generator=generator)
-        state = self._stats.state.normalize(np.asarray(observation.state, np.float64)[None])
-        chunk = self._policy.denoise(
-            prefix, torch.as_tensor(state, dtype=torch.float32, device=self.device), noise.to(self.device)
-        )
-        actions = self._stats.actions.unnormalize(chunk[0].cpu().double().numpy())
-        return ActionChunk(actions.astype(np.float32), observation.stamp)
+        return torch.randn(self._info.horizon, len(self._info.actions), generator=generator)
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
@@ -80,7 +88,7 @@ class TorchPolicy:
         ids: list[int] = []
         said = text = ""
         with torch.inference_mode():
-            tokens = self._policy.decode(self._encode(images, question), MAX_ANSWER_TOKENS)
+            tokens = self._policy.decode(self._encode([images], [question]), MAX_ANSWER_TOKENS)
         while True:
             with torch.inference_mode():  # entered for one token at a time: the caller's code runs in between
                 token = next(tokens, None)
@@ -94,9 +102,13 @@ class TorchPolicy:
         if text != said:
             yield text[len(said) :]
 
-    def _encode(self, images: Mapping[str, np.ndarray], prompt: str) -> Prefix:
-        """Cameras in the order of `info`, whatever the order they come in."""
+    def _encode(self, views: Sequence[Mapping[str, np.ndarray]], prompts: Sequence[str]) -> Prefix:
+        """B views of the same cameras and as many prompts; cameras in the order of `info`, however they come."""
+        pixels = torch.stack([self._pixels(images) for images in views])
+        ids, valid = self._processor.prompt(prompts)
+        return self._policy.encode(pixels.to(self.device), ids.to(self.device), valid.to(self.device))
+
+    def _pixels(self, images: Mapping[str, np.ndarray]) -> torch.Tensor:
+        """[K, 3, S, S]."""
         pictures = [images[camera.name] for camera in self._info.cameras if camera.name in images]
-        pixels = torch.stack([self._processor.images(picture) for picture in pictures])
-        ids, valid = self._processor.prompt([prompt])
-        return self._policy.encode(pixels[None].to(self.device), ids.to(self.device), valid.to(self.device))
+        return torch.stack([self._processor.images(picture) for picture in pictures])

@@ -1,8 +1,10 @@
-"""The commands of the simulation: `aegis record` and `aegis eval`. Light to import: what is heavy waits inside."""
+"""The commands of the simulation: `aegis record`, `eval` and `compare`. Light to import: what is heavy waits inside."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import tyro
 
 
 def record(
@@ -56,14 +58,19 @@ def evaluate(
     split: str = "seen",
     seed: int = 0,
     replan_every: int = 4,
+    batch: int = 1,
+    until_width: float | None = None,
+    workers: int = 1,
+    ray: str | None = None,
     json: Path | None = None,
     report: Path | None = None,
     videos: int | None = None,
 ) -> None:
     """Measure a policy closed loop: how often it succeeds, takes the right object and answers what it is asked.
 
-    Prints the rates with their 95% Wilson intervals. The same arguments give the same numbers. "questions" and "drawn"
-    are scenes with nothing to move: only answers are measured, beside what answering blindly would get.
+    Prints the rates with their 95% Wilson intervals. The same arguments give the same numbers, for any --workers, with
+    or without --ray. "questions" and "drawn" are scenes with nothing to move: only answers are measured, beside what
+    answering blindly would get.
 
     Args:
         checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
@@ -74,12 +81,19 @@ def evaluate(
             "unseen-pairs", "unseen-wordings", "moved-camera" or "distractors".
         seed: which ones; evaluations never meet recordings, whatever the seeds.
         replan_every: how many actions of each chunk are carried out before the policy is asked again.
+        batch: episodes a worker runs in lock-step, with one call of the policy for all; pays on a GPU. Another batch
+            changes the numbers a little.
+        until_width: stop as soon as the success rate's interval is narrower than this, for example 0.2; --episodes is
+            then the most.
+        workers: processes to evaluate with, each with a policy of its own.
+        ray: address of a Ray cluster to have the workers on ("auto", HOST:PORT, "local"); needs the extra "ray".
         json: file for the rates, the settings and what happened in every episode.
         report: HTML file with films of the episodes; its figures go into --json, or NAME.json beside it.
         videos: how many episodes to film, from the first; 12 for a report, else none.
     """
     import shlex
     import sys
+    from functools import partial
 
     from aegis_policy.inference.load import load_policy
     from aegis_sim.evaluate import evaluate as run
@@ -89,11 +103,34 @@ def evaluate(
         videos = 12 if report else 0
     if report and json is None:
         json = report.with_suffix(".json")
-    policy = load_policy(checkpoint)
-    evaluation = run(policy, task, episodes, seed, split=split, replan_every=replan_every, videos=videos)
+    evaluation = run(
+        partial(load_policy, checkpoint),
+        task,
+        episodes,
+        seed,
+        split=split,
+        replan_every=replan_every,
+        batch=batch,
+        until_width=until_width,
+        videos=videos,
+        workers=workers,
+        ray=ray,
+    )
     command = shlex.join(["aegis", *sys.argv[1:]])
     print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
     if json:
         evaluation.save(json, command)
     if report and json:
         write_report(report, f"{evaluation.policy.model}: {task}", {"measured": json}, commands=[command])
+
+
+def compare(first: tyro.conf.Positional[Path], second: tyro.conf.Positional[Path]) -> None:
+    """Compare two policies on the episodes both ran: in how many only one succeeded, and how likely that is by chance.
+
+    Args:
+        first: JSON file of `aegis eval`.
+        second: another one, of the same task, split, seed and episodes.
+    """
+    from aegis_sim.compare import compare_files
+
+    print(compare_files(first, second))

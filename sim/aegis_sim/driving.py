@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aegis_policy import Camera, Observation, PolicyInfo
-from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES, ArmEnv
+from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES, ArmEnv
 
 ACTING, ASKING = 0, 1
 """Two streams of random numbers of each episode, so that asking never changes a motion."""
@@ -16,7 +16,7 @@ ACTING, ASKING = 0, 1
 
 def check_fit(info: PolicyInfo, env: ArmEnv, replan_every: int) -> None:
     """Raise ValueError, saying what differs, unless the policy is one for this environment's robot and cameras."""
-    given_cameras = [Camera(name, env.image_size, env.image_size) for name in env.cameras]
+    given_cameras = [Camera(name, env.image_size, env.image_size) for name in CAMERAS]
     for camera in info.cameras:
         if camera not in given_cameras:
             raise ValueError(f"the policy wants {camera}; the task has {given_cameras}")

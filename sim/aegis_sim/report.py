@@ -16,7 +16,7 @@ from typing import Any
 
 from aegis_sim.charts import line_chart
 from aegis_sim.files import write_atomically
-from aegis_sim.statistics import Rate
+from aegis_sim.statistics import Rate, Spread
 
 MAX_FILM_BYTES = 10_000_000  # base64 adds a third; with the rest the page stays below 15 MB
 RATES = {
@@ -25,6 +25,7 @@ RATES = {
     "vqa": "Questions answered right",
 }
 ROWS = {"success": "success", "right_object": "right object", "vqa": "VQA accuracy"}  # of the table in text
+SPREADS = {"time_to_success": "time to success, s", "jerk": "jerk, m/s^3"}
 # what a line of metrics.jsonl has under "vqa" for each question set -> (title, whether it is an accuracy)
 VQA_CURVES = {"accuracy": ("Held-out answers right", True), "cross_entropy": ("Held-out answer loss", False)}
 CSS = Path(__file__).parent / "assets" / "report.css"
@@ -72,21 +73,32 @@ def write_report(
 
 
 def text_table(loaded: Mapping[str, Mapping[str, Any]], *, families: bool = False) -> str:
-    """The rates of one or more evaluations (label -> what `aegis eval` writes) as lines of text."""
-    rows = [("", *loaded)]
-    names = {name: [data.get(key) for data in loaded.values()] for key, name in ROWS.items()}
+    """The measures of one or more evaluations (label -> what `aegis eval` writes) as lines of text."""
+    names = {name: [_written(data.get(key)) for data in loaded.values()] for key, name in ROWS.items()}
     if families:
         seen = sorted({family for data in loaded.values() for family in data["vqa_families"]})
-        names |= {f"  {family}": [data["vqa_families"].get(family) for data in loaded.values()] for family in seen}
-    blind = dict.fromkeys(name for data in loaded.values() for name in data["baselines"])
-    names |= {f"blind: {name}": [data["baselines"].get(name) for data in loaded.values()] for name in blind}
-    for name, rates in names.items():
-        if any(rates):
-            rows.append((name.replace("_", " "), *(str(Rate(**rate)) if rate else "-" for rate in rates)))
+        for family in seen:
+            names[f"  {family}"] = [_written(data["vqa_families"].get(family)) for data in loaded.values()]
+    for blind in dict.fromkeys(name for data in loaded.values() for name in data["baselines"]):
+        names[f"blind: {blind}"] = [_written(data["baselines"].get(blind)) for data in loaded.values()]
+    for key, name in SPREADS.items():
+        spreads = [data.get(key) for data in loaded.values()]
+        names[name] = [str(Spread(**one)) if one and one["n"] else "" for one in spreads]
+    for call in ("act", "ask"):
+        latencies = [data.get("latency_ms", {}).get(call) for data in loaded.values()]
+        names[f"{call}, ms"] = [
+            f"{one['p50']:.3g}, p95 {one['p95']:.3g}" if one and one["n"] else "" for one in latencies
+        ]
+    rows = [("", *loaded)]
+    rows += [(name.replace("_", " "), *(cell or "-" for cell in cells)) for name, cells in names.items() if any(cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _written(rate: Mapping[str, Any] | None) -> str:
+    return str(Rate(**rate)) if rate else ""
 
 
 def _films(loaded: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, str]:

@@ -13,9 +13,11 @@ from typing import Any
 from aegis_policy import PolicyInfo
 from aegis_sim.files import write_atomically
 from aegis_sim.quiz import Asked, by_family
-from aegis_sim.statistics import Rate, rate_of
+from aegis_sim.statistics import Rate, Spread, quantiles, rate_of, spread_of
 
 PACKAGES = ("aegis-policy", "gymnasium", "mujoco", "numpy", "robosuite")
+UNREPEATABLE = ("command", "latency_ms")
+"""Keys of the JSON file that may differ when the same is evaluated again."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Rollout:
             None where there is only one.
         lifted: index of the first object lifted, None where none was.
         failure: None on success, else what went wrong, in words.
+        jerk: root mean square over the episode, m/s^3, see `statistics.rms_jerk`; None for one too short to have any.
         video: an animated WebP, None where the episode was not filmed.
     """
 
@@ -36,6 +39,7 @@ class Rollout:
     lifted: int | None
     steps: int
     failure: str | None
+    jerk: float | None = None
     video: bytes | None = field(default=None, repr=False)
 
 
@@ -54,6 +58,25 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How long calls took, s: of `act` (one for a whole batch) and of `ask` (until the answer's last word)."""
+
+    act_s: tuple[float, ...] = ()
+    ask_s: tuple[float, ...] = ()
+
+    def __add__(self, other: Latency) -> Latency:
+        return Latency(self.act_s + other.act_s, self.ask_s + other.ask_s)
+
+    def to_dict(self) -> dict[str, dict[str, float | int | None]]:
+        """In ms: the median and the 95th percentile of each kind of call."""
+        found = {}
+        for name, calls in (("act", self.act_s), ("ask", self.ask_s)):
+            p50, p95 = quantiles((1000 * seconds for seconds in calls), (0.5, 0.95))
+            found[name] = {"n": len(calls), "p50": p50, "p95": p95}
+        return found
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All episodes of one evaluation, and the rates they amount to.
 
@@ -67,27 +90,44 @@ class Evaluation:
     episodes: tuple[Episode, ...]
     settings: Mapping[str, Any]
     baselines: Mapping[str, Rate] = field(default_factory=dict)
+    latency: Latency = field(default_factory=Latency, compare=False)
 
     @property
     def asked(self) -> list[Asked]:
         return [one for episode in self.episodes for one in episode.asked]
 
     @property
+    def rollouts(self) -> list[Rollout]:
+        return [episode.rollout for episode in self.episodes if episode.rollout is not None]
+
+    @property
     def rates(self) -> dict[str, Rate]:
         """`success` and `right_object` (where there is a robot to move and a choice), and `vqa`."""
-        rollouts = [episode.rollout for episode in self.episodes if episode.rollout is not None]
-        chosen = [rollout.right_object for rollout in rollouts if rollout.right_object is not None]
+        chosen = [rollout.right_object for rollout in self.rollouts if rollout.right_object is not None]
         rates = {}
-        if rollouts:
-            rates["success"] = rate_of(rollout.success for rollout in rollouts)
+        if self.rollouts:
+            rates["success"] = rate_of(rollout.success for rollout in self.rollouts)
         if chosen:
             rates["right_object"] = rate_of(chosen)
         return rates | {"vqa": rate_of(one.right for one in self.asked)}
 
+    @property
+    def spreads(self) -> dict[str, Spread]:
+        """Where there is a robot to move: `time_to_success` of the episodes that succeed, s, and `jerk`, m/s^3."""
+        if not self.rollouts:
+            return {}
+        times = [rollout.steps / self.policy.control_hz for rollout in self.rollouts if rollout.success]
+        jerks = [rollout.jerk for rollout in self.rollouts if rollout.jerk is not None]
+        return {"time_to_success": spread_of(times), "jerk": spread_of(jerks)}
+
     def to_dict(self, command: str = "") -> dict[str, Any]:
-        """What goes into the JSON file; every rate is {"rate", "n", "low", "high"}. `command` is what was typed."""
+        """What goes into the JSON file, see docs/evaluation.md and assets/evaluation.schema.json.
+
+        The same evaluation gives the same, but for UNREPEATABLE. `command` is what was typed.
+        """
         return {
             **{name: rate.to_dict() for name, rate in self.rates.items()},
+            **{name: spread.to_dict() for name, spread in self.spreads.items()},
             "vqa_families": {family: rate.to_dict() for family, rate in by_family(self.asked).items()},
             "baselines": {name: rate.to_dict() for name, rate in self.baselines.items()},
             "task": self.task,
@@ -95,6 +135,7 @@ class Evaluation:
             "seed": self.seed,
             "settings": dict(self.settings),
             "command": command,
+            "latency_ms": self.latency.to_dict(),
             "policy": self.policy.to_dict(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "per_episode": [episode.to_dict() for episode in self.episodes],

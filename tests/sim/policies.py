@@ -1,16 +1,20 @@
-"""Policies for tests of the evaluation: one that repeats what the expert did, and one that only wanders."""
+"""Policies for tests of the evaluation: one that repeats what the expert did, and some that only wander."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from aegis_policy import ActionChunk, Camera, Observation, PolicyInfo
 from aegis_policy.policy import check_images, check_observation
 from aegis_sim import tasks
-from aegis_sim.env import ACTION_FEATURES, CONTROL_HZ, STATE_FEATURES
+from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.expert import Expert
+from aegis_sim.table_env import CONTROL_HZ
 from aegis_sim.tasks import IMAGE_SIZE
 
 INFO = PolicyInfo(
@@ -40,6 +44,25 @@ class Wandering:
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         check_images(self.info, images, all_cameras=False)
         yield from ("Y", "es ") if int(images["front"].sum()) % 2 else ("n", "o")
+
+
+class Mortal(Wandering):
+    """Is killed, as if out of memory, late in the first episode to come that far; never again, in any process.
+
+    Leaves a line in `folder`/starts for each episode that it begins: its process and the gripper's place.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        if observation.stamp == 0:
+            with (self._folder / "starts").open("a") as file:
+                file.write(f"{os.getpid()} {observation.state[:3].tobytes().hex()}\n")
+        if observation.stamp > 3 and not (self._folder / "killed").exists():
+            (self._folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().act(observation, seed=seed)
 
 
 class Replay(Wandering):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aegis_policy.inference.remote import RemotePolicy
+from aegis_policy.inference.load import load_policy
 from aegis_sim import tasks
-from aegis_sim.evaluate import MIDDLE_STEP, evaluate, run_episode
+from aegis_sim.evaluate import evaluate
 from aegis_sim.questions import FAMILIES, Question
 from aegis_sim.quiz import Asked, BlindBaselines, by_family, normalised, pick_questions
+from aegis_sim.results import Evaluation
+from aegis_sim.rollout import MIDDLE_STEP, run_episodes
 from aegis_sim.statistics import wilson
 from tests.linear_policy import serving
-from tests.sim.policies import INFO, Replay, Wandering
+from tests.sim.evaluations import OUTCOMES, Scripted, numbers, read_checked
+from tests.sim.policies import INFO, Mortal, Replay, Wandering
 
 EPISODES, SEED = 2, 3
 SEEDS = [tasks.episode_seed("eval", SEED, index) for index in range(EPISODES)]
@@ -31,19 +34,19 @@ def replay() -> Replay:
 
 
 @pytest.fixture(scope="module")
-def wandered():
-    return evaluate(Wandering(), "pick", EPISODES, SEED)
+def wandered() -> Evaluation:
+    return evaluate(Wandering, "pick", EPISODES, SEED)
 
 
 @pytest.mark.sim
 def test_a_perfect_policy_scores_one_whatever_is_asked_and_however_often_it_plans(replay, tmp_path):
-    found = evaluate(replay, "pick", EPISODES, SEED, replan_every=3, videos=1)
+    found = evaluate(lambda: replay, "pick", EPISODES, SEED, replan_every=3, videos=1)
     assert found.rates["success"] == found.rates["right_object"] == wilson(EPISODES, EPISODES)
     assert [episode.seed for episode in found.episodes] == SEEDS
     assert all(episode.rollout.failure is None for episode in found.episodes)
 
     found.save(tmp_path / "out.json", "aegis eval ...")
-    data = json.loads((tmp_path / "out.json").read_text())
+    data = read_checked(tmp_path / "out.json")
     assert set(data["success"]) == set(data["vqa"]) == {"rate", "n", "low", "high"}
     assert data["success"]["rate"] == 1 and data["command"] == "aegis eval ..."
     film = Image.open(tmp_path / data["per_episode"][0]["video"])
@@ -68,8 +71,67 @@ def test_a_policy_that_wanders_scores_zero_and_is_told_why(wandered):
 def test_through_a_server_the_numbers_are_the_same(wandered, tmp_path):
     with serving(tmp_path / "log", sys.executable, str(Path(__file__).with_name("policies.py"))) as server:
         server.wait()
-        remote = evaluate(RemotePolicy(server.url), "pick", EPISODES, SEED)
-    assert remote.to_dict() == wandered.to_dict()
+        remote = evaluate(partial(load_policy, server.url), "pick", EPISODES, SEED)
+    assert numbers(remote) == numbers(wandered)
+
+
+@pytest.mark.sim
+def test_two_workers_one_of_them_killed_find_what_one_finds(wandered, tmp_path):
+    """Twice the same evaluation, spread over processes and cut short once: no episode is lost or counted twice."""
+    found = evaluate(partial(Mortal, tmp_path), "pick", EPISODES, SEED, workers=2)
+    assert numbers(found) == numbers(wandered)
+    processes, places = zip(*map(str.split, (tmp_path / "starts").read_text().splitlines()), strict=True)
+    assert (tmp_path / "killed").exists()
+    assert len(places) == EPISODES + 1 and len(set(places)) == EPISODES
+    assert len(set(processes)) == 3
+
+
+@pytest.mark.sim
+def test_in_lock_step_the_policy_sees_what_it_sees_one_by_one(wandered):
+    """Wandering acts for one observation at a time, so here not even the last bits may differ."""
+    together = numbers(evaluate(Wandering, "pick", EPISODES, SEED, batch=EPISODES))
+    assert together["settings"].pop("batch") == EPISODES
+    alone = numbers(wandered)
+    assert alone["settings"].pop("batch") == 1
+    assert together == alone
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_the_shipped_policy_finds_the_same_with_any_number_of_workers():
+    alone, shared = (evaluate(partial(load_policy, None), "pick", 3, 0, workers=workers) for workers in (1, 2))
+    assert numbers(alone) == numbers(shared)
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (3, 1), (10, 1), (1, 2)])
+def test_it_stops_at_the_first_episode_that_makes_the_interval_narrow_enough(monkeypatch, batch, workers):
+    monkeypatch.setattr("aegis_sim.evaluate.Player", Scripted)
+    width = 0.55
+    ends = next(n for n in range(1, 11) if wilson(sum(OUTCOMES[:n]), n).width < width)
+    assert 1 < ends < 10
+    found = evaluate(Wandering, "pick", 10, 0, batch=batch, until_width=width, workers=workers)
+    assert found.rates["success"] == wilson(sum(OUTCOMES[:ends]), ends)
+    assert found.settings["until_width"] == width and found.settings["episodes_at_most"] == 10
+    whole = evaluate(Wandering, "pick", 10, 0, batch=batch, until_width=0.01)
+    assert len(whole.episodes) == 10
+    assert whole.episodes[:ends] == found.episodes
+    assert "until_width" not in evaluate(Wandering, "pick", 10, 0).settings
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"episodes": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"workers": 0}, "at least 1"),
+        ({"until_width": 1.0}, "until_width is 1.0"),
+        ({"until_width": 0.2, "task": "drawn"}, "no success rate"),
+        ({"task": "juggle"}, "juggle"),
+    ],
+)
+def test_wrong_settings_are_refused(change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        evaluate(**{"load": Wandering, "task": "pick", "episodes": 1, "seed": 0} | change)
 
 
 class Recording(Wandering):
@@ -85,9 +147,9 @@ class Recording(Wandering):
 @pytest.mark.sim
 def test_neither_asking_nor_filming_changes_a_motion():
     quiet, busy = Recording(), Recording()
-    env = tasks.make("pick-moved-camera", render_mode="rgb_array")
-    without = run_episode(quiet, env, SEEDS[0], questions_asked=False)
-    with_both = run_episode(busy, env, SEEDS[0], film=True)
+    env = tasks.make("pick", "moved-camera", render_mode="rgb_array")
+    (without,) = run_episodes(quiet, [env], SEEDS[:1], questions_asked=False)
+    (with_both,) = run_episodes(busy, [env], SEEDS[:1], films=[True])
     env.close()
     assert without.asked == () and with_both.asked
     assert np.array_equal(quiet.chunks, busy.chunks)
@@ -109,19 +171,20 @@ def test_a_policy_for_another_robot_is_refused(change, replan_every, complaint):
     policy = Wandering()
     policy.info = dataclasses.replace(INFO, **change)
     with pytest.raises(ValueError, match=complaint):
-        evaluate(policy, "pick", 1, 0, replan_every=replan_every)
+        evaluate(lambda: policy, "pick", 1, 0, replan_every=replan_every)
 
 
-def test_drawn_scenes_are_scored_on_questions_alone(monkeypatch):
+def test_drawn_scenes_are_scored_on_questions_alone(monkeypatch, tmp_path):
     monkeypatch.setattr("aegis_sim.evaluate.BASELINE_SCENES", 80)
-    found = evaluate(Wandering(), "drawn", 5, 0)
-    data = found.to_dict()
+    found = evaluate(Wandering, "drawn", 5, 0)
+    found.save(tmp_path / "drawn.json")
+    data = read_checked(tmp_path / "drawn.json")
     assert "success" not in data and "right_object" not in data
     assert data["vqa"]["n"] == sum(len(episode["asked"]) for episode in data["per_episode"])
     assert set(data["baselines"]) == {"majority", "question_only"}
     assert 0.2 < data["baselines"]["majority"]["rate"] < 0.7
-    assert evaluate(Wandering(), "drawn", 5, 0).to_dict() == data
-    assert evaluate(Wandering(), "drawn", 5, 1).to_dict()["per_episode"] != data["per_episode"]
+    assert numbers(evaluate(Wandering, "drawn", 5, 0, workers=2)) == numbers(found)
+    assert evaluate(Wandering, "drawn", 5, 1).to_dict()["per_episode"] != data["per_episode"]
 
 
 def test_no_family_is_asked_twice_before_every_one_had_its_turn():

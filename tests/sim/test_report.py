@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 def evaluation(wins: int, episodes: int = 4, brightness: int = 100) -> Evaluation:
     frames = [np.full((48, 72, 3), brightness + 20 * step, np.uint8) for step in range(5)]
-    film = encode_webp(frames, rate=10)
+    film = encode_webp(frames, 10)
     asked = (Asked("where is the <red> cube", "where", "back left", "back left"),)
     asked += (Asked("how many objects are there", "count", "2", "3", step=16),)
     return Evaluation(
@@ -131,7 +131,10 @@ def test_the_table_holds_every_rate_beside_its_interval(files):
     table = text_table(loaded, families=True).splitlines()
     assert table[0].split() == ["before", "after"]
     assert "0.25 [0.05, 0.70], n = 4" in table[1] and "0.75 [0.30, 0.95], n = 4" in table[1]
-    assert [line.split()[0] for line in table[1:]] == ["success", "right", "VQA", "count", "where"]
+    assert [line.split()[0] for line in table[1:]] == ["success", "right", "VQA", "count", "where", "time"]
+    assert "2 [2, 2], n = 1" in table[6] and "2 [2, 2], n = 3" in table[6]
+    loaded["after"]["latency_ms"]["act"] = {"n": 9, "p50": 12.345, "p95": 20.0}
+    assert "-" in text_table(loaded).splitlines()[-1] and "12.3, p95 20" in text_table(loaded).splitlines()[-1]
 
 
 finite = st.floats(-1e6, 1e6)

@@ -1,15 +1,18 @@
-"""The Wilson interval against SciPy's own, at its ends, and as properties that hold for any count."""
+"""The statistics against SciPy's own, at their ends, and as properties that hold for any count or path."""
 
 from __future__ import annotations
 
 import json
+import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import make_interp_spline
 from scipy.stats import binomtest
 
-from aegis_sim.statistics import rate_of, wilson
+from aegis_sim.statistics import Spread, mcnemar, rate_of, rms_jerk, spread_of, wilson
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -63,3 +66,77 @@ def test_impossible_counts_are_refused(successes, n):
 def test_rate_of_counts_what_is_true():
     assert rate_of([True, False, True, True]) == wilson(3, 4)
     assert str(rate_of([True] * 3 + [False])) == "0.75 [0.30, 0.95], n = 4"
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_equals_the_exact_binomial_test(first, second):
+    expected = binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(first, second) == mcnemar(second, first) <= 1
+
+
+def test_mcnemar_golden_values():
+    """By hand: 2 (1 + 6) / 2^6; a draw; no pair that differs."""
+    assert (mcnemar(1, 5), mcnemar(3, 3), mcnemar(0, 0)) == (14 / 64, 1.0, 1.0)
+    with pytest.raises(ValueError, match="counts"):
+        mcnemar(-1, 2)
+
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=50)
+
+
+@given(values)
+def test_a_spread_is_the_standard_librarys_quartiles(measured):
+    low, middle, high = statistics.quantiles(measured, n=4, method="inclusive")
+    found = spread_of(measured)
+    assert found.n == len(measured)
+    assert (found.q25, found.median, found.q75) == pytest.approx((low, middle, high), abs=1e-6)
+
+
+def test_a_spread_of_nothing_says_so():
+    assert spread_of([]) == Spread(0, None, None, None) and str(spread_of([])) == "none measured"
+    assert str(spread_of(iter([1.0, 2.0, 4.0]))) == "2 [1.5, 3], n = 3"
+
+
+coefficients = st.lists(st.floats(-2, 2), min_size=12, max_size=12).map(lambda c: np.reshape(c, (4, 3)))
+
+
+@given(coefficients, st.integers(4, 60), st.sampled_from([10.0, 20.0]))
+def test_a_cubic_path_has_the_jerk_of_its_third_derivative(cubic, samples, rate):
+    """SciPy's spline through the samples of a cubic is that cubic, and says what its third derivative is."""
+    times = np.arange(samples) / rate
+    path = sum(c * times[:, None] ** power for power, c in enumerate(cubic))
+    third = make_interp_spline(times, path, k=3).derivative(3)(times[len(times) // 2])
+    assert rms_jerk(path, rate) == pytest.approx(np.linalg.norm(third), abs=1e-4 * rate**3 / 1000)
+    assert np.linalg.norm(third) == pytest.approx(6 * np.linalg.norm(cubic[3]), abs=1e-2)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(4, 40), st.floats(0.5, 3))
+def test_jerk_scales_as_metres_per_cubed_second(seed, samples, factor):
+    path = np.random.default_rng(seed).normal(size=(samples, 3))
+    jerk = rms_jerk(path, 10.0)
+    assert rms_jerk(factor * path + 5.0, 10.0) == pytest.approx(factor * jerk)
+    assert rms_jerk(path, 10.0 * factor) == pytest.approx(factor**3 * jerk)
+    assert rms_jerk(path[::-1], 10.0) == pytest.approx(jerk)
+    assert rms_jerk(path[:3], 10.0) is None
+
+
+def test_stopping_at_a_width_of_a_fifth_hardly_biases_the_interval():
+    """Exactly, by counting all ways to stop: the interval covers at least 92%, the rate is off by 0.02 at most."""
+    true = np.arange(0.02, 1.0, 0.04)
+    covered, expected = np.zeros(len(true)), np.zeros(len(true))
+    going, n = {0: np.ones(len(true))}, 0  # successes so far -> probability, for each true rate
+    while going:
+        n += 1
+        after: dict[int, np.ndarray] = {}
+        for successes, weight in going.items():
+            after[successes] = after.get(successes, 0) + weight * (1 - true)
+            after[successes + 1] = after.get(successes + 1, 0) + weight * true
+        stops = {successes for successes in after if wilson(successes, n).width < 0.2}
+        for successes in stops:
+            found = wilson(successes, n)
+            covered += after[successes] * ((found.low <= true) & (true <= found.high))
+            expected += after[successes] * found.rate
+        going = {successes: weight for successes, weight in after.items() if successes not in stops}
+    assert covered.min() > 0.92 and covered.mean() > 0.95
+    assert np.abs(expected - true).max() < 0.02
