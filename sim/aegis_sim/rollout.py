@@ -21,7 +21,7 @@ from aegis_sim.quiz import CAMERA, Asked, ask, pick_questions
 from aegis_sim.results import Episode, Latency, Rollout
 from aegis_sim.statistics import rms_jerk
 
-INSTANTS = (0, 8, 18)  # control steps: far away; among the objects; carrying, where something is to be placed
+INSTANTS = (0, 8, 20)  # control steps: far away; among the objects; carrying, where something is to be placed
 QUESTIONS_PER_INSTANT = 4
 
 

@@ -18,7 +18,7 @@ from aegis_sim.evaluate import evaluate
 from aegis_sim.questions import FAMILIES, Question
 from aegis_sim.quiz import Asked, BlindBaselines, by_family, normalised, pick_questions
 from aegis_sim.results import Evaluation
-from aegis_sim.rollout import MIDDLE_STEP, run_episodes
+from aegis_sim.rollout import INSTANTS, run_episodes
 from aegis_sim.statistics import wilson
 from tests.linear_policy import serving
 from tests.sim.evaluations import OUTCOMES, Scripted, numbers, read_checked
@@ -61,7 +61,7 @@ def test_a_policy_that_wanders_scores_zero_and_is_told_why(wandered):
     assert {episode.rollout.failure for episode in wandered.episodes} <= failures
     for episode in wandered.episodes:
         assert episode.rollout.right_object == (episode.rollout.failure == "nothing lifted")
-        assert {one.step for one in episode.asked} == {0, MIDDLE_STEP, episode.rollout.steps}
+        assert {one.step for one in episode.asked} == {*INSTANTS, episode.rollout.steps}
     assert wandered.rates["vqa"].rate == np.mean([one.answer == one.truth for one in wandered.asked])
     assert {one.answer for one in wandered.asked} <= {"yes", "no"}
     assert sum(rate.n for rate in by_family(wandered.asked).values()) == len(wandered.asked)
