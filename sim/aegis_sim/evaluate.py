@@ -64,7 +64,8 @@ def evaluate(
         task: a name of `aegis_sim.tasks`.
         episodes: how many episodes (of a task of questions alone: scenes); with `until_width`, at most.
         seed: picks the episodes; seeds of evaluations never meet those of recordings (`tasks.episode_seed`).
-        split: how the episodes may differ from the demonstrations, a name of `splits.py`; nothing to questions alone.
+        split: how the episodes may differ from the demonstrations, a name of `splits.py`. This, and all that is about
+            moving, is nothing to a task of questions alone.
         replan_every: K, the number of actions of each chunk that are carried out.
         batch: episodes that a worker runs in lock-step, with one call of the policy for all of them.
         until_width: stop at the first episode after which the 95% interval of the success rate is narrower than this.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,10 @@ class Mortal(Wandering):
         if observation.stamp == 0:
             with (self._folder / "starts").open("a") as file:
                 file.write(f"{os.getpid()} {observation.state[:3].tobytes().hex()}\n")
-        if observation.stamp > 3 and not (self._folder / "killed").exists():
-            (self._folder / "killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if observation.stamp > 3:
+            with suppress(FileExistsError):
+                (self._folder / "killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().act(observation, seed=seed)
 
 
