@@ -5,6 +5,7 @@ What the files look like is the business of the sources, see `aegis_policy.data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,8 @@ from aegis_policy.data.normalize import Moments, NormStats
 from aegis_policy.data.source import open_source
 from aegis_policy.policy import Camera
 
-IN_MEMORY = 4 * 2**30
-"""Bytes of images that are held in memory; more are read from the files as they are needed."""
+IN_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+"""Bytes of images that are held in memory, half of what the machine has; more are read as they are needed, slowly."""
 
 
 class Samples(NamedTuple):
