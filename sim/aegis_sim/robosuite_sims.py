@@ -150,7 +150,7 @@ class DoorSim(RobosuiteSim, Door):
         return float(self.sim.data.qpos[self.hinge_qpos_addr])
 
     def latch(self) -> float:
-        """How far the handle is turned, rad; the door is unlocked at about 1.2."""
+        """How far the handle is turned, rad; at 1.57 it stops."""
         return float(abs(self.sim.data.qpos[self.handle_qpos_addr]))
 
     def outward(self) -> np.ndarray:
