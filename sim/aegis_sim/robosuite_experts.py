@@ -159,7 +159,7 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
     LEAN: ClassVar[float] = 0.3  # rad
     UNLOCKED: ClassVar[float] = 1.2  # rad from which the handle lets the door go
     STEP: ClassVar[float] = 0.05  # m ahead along the arcs, for which the hand aims
-    PRESS: ClassVar[float] = 0.015  # m that it goes on turning while it pulls, or the sprung handle locks again
+    DOWN: ClassVar[float] = 0.008  # m that it bears down as it pulls: the handle is sprung
 
     def act(self) -> np.ndarray:
         sim, aim = self._env.sim, self._aim()
@@ -172,7 +172,7 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
         if sim.latch() < self.UNLOCKED and sim.hinge() < AJAR:
             return self._action(self.STEP * turning, turn, 1.0)
         pulling = _unit(np.cross((0.0, 0.0, 1.0), position - sim.hinge_axis()))
-        return self._action(self.STEP * pulling + self.PRESS * turning, turn, 1.0)
+        return self._action(self.STEP * pulling - (0.0, 0.0, self.DOWN), turn, 1.0)
 
     def _aim(self) -> Rotation:
         """One finger before the handle and one behind, leaning towards the door."""

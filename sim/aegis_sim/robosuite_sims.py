@@ -40,7 +40,7 @@ class RobosuiteSim(ArmSim):
         ValueError: an unknown arm.
     """
 
-    view: ClassVar[CameraView] = CameraView()
+    view: ClassVar[CameraView] = CameraView(position=(0.55, 0.0, 1.36), target=(-0.05, 0.0, 0.92), fovy=40.0)
 
     def __init__(self, robot: str = "Panda") -> None:
         if robot not in get_args(Robot):
