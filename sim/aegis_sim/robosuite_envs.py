@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ CLEAR = 0.10  # m between the hand and what it could hold from which a picture s
 OPEN = "open"
 """The family of questions that only a door gives rise to."""
 IS_OPEN = "is the door open"
+TURNED = 0.5  # rad from which a picture shows that the handle is turned
 AJAR = 0.03  # rad; between here and where robosuite calls it open, a picture leaves room for argument
 
 
@@ -60,14 +60,10 @@ class RobosuiteEnv(ArmEnv):
             render_mode=render_mode,
         )
 
-    @abstractmethod
-    def _failure(self) -> str:
-        """What went wrong, as far as the simulator's state tells."""
-
     def begin(self) -> None:
         super().begin()
         self._stood = {name: float(self.sim.position(name)[2]) for name in self.sim.things()}
-        self.lifted = False
+        self.begun = False
 
     def stood(self, name: str) -> float:
         """How high a thing was as the episode began, world, m."""
@@ -87,8 +83,18 @@ class RobosuiteEnv(ArmEnv):
             self.advance(np.zeros(len(ACTION_FEATURES)))
 
     def _done(self, action: np.ndarray) -> bool:
-        self.lifted = self.lifted or any(self.height(name) > LIFTED for name in self._stood)
+        self.begun = self.begun or self._begins()
         return self.sim.succeeded()
+
+    def _begins(self) -> bool:
+        """Whether the job is under way, as one can see."""
+        return any(self.height(name) > LIFTED for name in self._stood)
+
+    def _failure(self) -> str:
+        """What went wrong, as far as the simulator's state tells."""
+        if not self.begun:
+            return "nothing lifted"
+        return "not put down" if self.held() else "put in the wrong place"
 
     def _facts(self, ended: bool) -> Mapping[str, Any]:
         return {"failure": self._failure()} if ended and not self.success else {}
@@ -128,14 +134,11 @@ class CubesEnv(RobosuiteEnv):
         for name in names:
             colour, shape = name.split()
             share = self.sim.share(name, FRONT, self.image_size)
-            u, v = self.sim.project(self.sim.position(name), FRONT)
+            u, v = self.sim.project(self.sim.position(name), FRONT) if share else (0.0, 0.0)
             objects.append(SceneObject(colour, shape, u, v, share, standing=self.height(name) < LIFTED))
         held = self.held()
         index = None if held is None else names.index(held)
         return Scene(tuple(objects), index, gripper=self._shows_grasp(held))
-
-    def _failure(self) -> str:
-        return "not put down" if self.lifted else "nothing lifted"
 
 
 class LiftEnv(CubesEnv):
@@ -151,11 +154,6 @@ class StackEnv(CubesEnv):
     made_of, patience = StackSim, 250
     instruction = "stack the red cube on the green cube"
 
-    def _failure(self) -> str:
-        if not self.lifted:
-            return "nothing lifted"
-        return "not put down" if self.held() else "put in the wrong place"
-
 
 class CanEnv(RobosuiteEnv):
     """The can is to lie in its own compartment of the other bin, with the hand away from it."""
@@ -166,11 +164,6 @@ class CanEnv(RobosuiteEnv):
 
     def questions(self, rng: np.random.Generator) -> list[Question]:
         return self._ask_held()
-
-    def _failure(self) -> str:
-        if not self.lifted:
-            return "nothing lifted"
-        return "not put down" if self.held() else "put in the wrong place"
 
 
 class DoorEnv(RobosuiteEnv):
@@ -189,17 +182,14 @@ class DoorEnv(RobosuiteEnv):
         return [Question(IS_OPEN, "yes" if self.sim.succeeded() else "no", OPEN)]
 
     def _hangs(self, held: str) -> bool:
-        return self.sim.latch() > HANDLE_TURNED
+        return self.sim.latch() > TURNED
+
+    def _begins(self) -> bool:
+        return self.sim.latch() > TURNED
 
     def _failure(self) -> str:
-        return "door not opened" if self.lifted else "handle not turned"
+        return "door not opened" if self.begun else "handle not turned"
 
-    def _done(self, action: np.ndarray) -> bool:
-        self.lifted = self.lifted or self.sim.latch() > HANDLE_TURNED
-        return self.sim.succeeded()
-
-
-HANDLE_TURNED = 0.5  # rad: a picture shows it
 
 TASKS: dict[str, type[RobosuiteEnv]] = {"lift": LiftEnv, "stack": StackEnv, "can": CanEnv, "door": DoorEnv}
 """Task -> its environment."""

@@ -157,9 +157,9 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
     """Grips the handle, leaning towards the door, turns it and pulls along the door's arc."""
 
     LEAN: ClassVar[float] = 0.3  # rad
-    UNLOCKED: ClassVar[float] = 1.2  # rad that the handle must be turned
+    UNLOCKED: ClassVar[float] = 1.2  # rad from which the handle lets the door go
     STEP: ClassVar[float] = 0.05  # m ahead along the arcs, for which the hand aims
-    DOWN: ClassVar[float] = 0.008  # m below, while it pulls: the handle is sprung
+    DOWN: ClassVar[float] = 0.008  # m that it bears down as it pulls: the handle is sprung
 
     def act(self) -> np.ndarray:
         sim, aim = self._env.sim, self._aim()
@@ -167,12 +167,12 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
             return self._take(sim.position("handle"), aim, self._lean())
         position, rotation = sim.gripper_pose()
         turn = (aim * rotation.inv()).as_rotvec()
+        turning = _unit(np.cross(position - sim.latch_axis(), sim.outward()))
+        turning *= -np.sign(turning[2])  # down, from wherever on its arc the handle is
         if sim.latch() < self.UNLOCKED and sim.hinge() < AJAR:
-            arm = position - sim.latch_axis()
-            way = np.cross(arm, sim.outward())
-            return self._action(-np.sign(way[2]) * self.STEP * way / np.linalg.norm(way), turn, 1.0)
-        way = np.cross((0.0, 0.0, 1.0), position - sim.hinge_axis())
-        return self._action(self.STEP * way / np.linalg.norm(way) - (0.0, 0.0, self.DOWN), turn, 1.0)
+            return self._action(self.STEP * turning, turn, 1.0)
+        pulling = _unit(np.cross((0.0, 0.0, 1.0), position - sim.hinge_axis()))
+        return self._action(self.STEP * pulling - (0.0, 0.0, self.DOWN), turn, 1.0)
 
     def _aim(self) -> Rotation:
         """One finger before the handle and one behind, leaning towards the door."""
@@ -182,6 +182,10 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
 
     def _lean(self) -> Rotation:
         return Rotation.from_rotvec(self.LEAN * np.cross((0.0, 0.0, 1.0), self._env.sim.outward()))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
 
 
 EXPERTS: dict[type[RobosuiteEnv], type[RobosuiteExpert]] = {

@@ -26,6 +26,10 @@ GRIPPERS = {"UR5e": "Robotiq140Gripper"}
 """Instead of the arm's default: a Robotiq85Gripper stays 5 cm open in robosuite 1.5 (its issue 772)."""
 
 
+_RUBBING = {"Sawyer": ("robot0_base_col", "robot0_link0_collision")}
+"""Geoms of an arm that are in each other from the start: with 20 N m of friction, a Sawyer could not turn to a side."""
+
+
 class RobosuiteSim(ArmSim):
     """Goes before robosuite's class among the bases. Physics and drawing only: episodes are `robosuite_envs.py`'s.
 
@@ -36,11 +40,12 @@ class RobosuiteSim(ArmSim):
         ValueError: an unknown arm.
     """
 
-    view: ClassVar[CameraView] = CameraView()
+    view: ClassVar[CameraView] = CameraView(position=(0.55, 0.0, 1.36), target=(-0.05, 0.0, 0.92), fovy=40.0)
 
     def __init__(self, robot: str = "Panda") -> None:
         if robot not in get_args(Robot):
             raise ValueError(f"robot '{robot}': expected one of {', '.join(get_args(Robot))}")
+        self._robot = robot
         super().__init__(
             robots=robot,
             gripper_types=GRIPPERS.get(robot, "default"),
@@ -61,6 +66,10 @@ class RobosuiteSim(ArmSim):
         view, numbers = self.view, lambda values: " ".join(map(str, values))
         camera = ElementTree.SubElement(child(root, "worldbody"), "camera", name=FRONT, mode="fixed")
         camera.attrib.update(pos=numbers(view.position), quat=numbers(view.quaternion()), fovy=str(view.fovy))
+        if self._robot in _RUBBING:
+            bodies = [_body_of(root, geom) for geom in _RUBBING[self._robot]]
+            contact = ElementTree.SubElement(root, "contact")
+            ElementTree.SubElement(contact, "exclude", body1=bodies[0], body2=bodies[1])
         return ElementTree.tostring(root, encoding="unicode")
 
     def reward(self, action: np.ndarray | None = None) -> float:
@@ -99,6 +108,11 @@ class RobosuiteSim(ArmSim):
         thing = self.things()[name]
         geoms = [self.sim.model.geom_name2id(geom) for geom in thing.contact_geoms + thing.visual_geoms]
         return float(np.isin(self.geoms_seen(camera, size), geoms).mean())
+
+
+def _body_of(root: ElementTree.Element, geom: str) -> str:
+    """The name of the body that a geom is part of, in a model's XML."""
+    return next(body.attrib["name"] for body in root.iter("body") if body.find(f"geom[@name='{geom}']") is not None)
 
 
 class LiftSim(RobosuiteSim, Lift):
@@ -150,7 +164,7 @@ class DoorSim(RobosuiteSim, Door):
         return float(self.sim.data.qpos[self.hinge_qpos_addr])
 
     def latch(self) -> float:
-        """How far the handle is turned, rad; the door is unlocked at about 1.2."""
+        """How far the handle is turned, rad; at 1.57 it stops."""
         return float(abs(self.sim.data.qpos[self.handle_qpos_addr]))
 
     def outward(self) -> np.ndarray:
