@@ -61,7 +61,8 @@ def test_a_policy_that_wanders_scores_zero_and_is_told_why(wandered):
     assert {episode.rollout.failure for episode in wandered.episodes} <= failures
     for episode in wandered.episodes:
         assert episode.rollout.right_object == (episode.rollout.failure == "nothing lifted")
-        assert {one.step for one in episode.asked} == {*INSTANTS, episode.rollout.steps}
+        instants = {one.step for one in episode.asked}  # the arm may hide all that could be asked about
+        assert {0, episode.rollout.steps} <= instants <= {*INSTANTS, episode.rollout.steps}
     assert wandered.rates["vqa"].rate == np.mean([one.answer == one.truth for one in wandered.asked])
     assert {one.answer for one in wandered.asked} <= {"yes", "no"}
     assert sum(rate.n for rate in by_family(wandered.asked).values()) == len(wandered.asked)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -232,8 +233,8 @@ class Idle:
 
 def test_any_policy_that_fits_can_be_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DoorEnv, "patience", 10)
-    found = evaluate(Idle(CONTROL_HZ), "door", 1, 0, replan_every=60)
+    found = evaluate(partial(Idle, CONTROL_HZ), "door", 1, 0, replan_every=60)
     assert found.rates["success"].rate == 0 and found.episodes[0].rollout.failure == "handle not turned"
     assert "open" in found.to_dict()["vqa_families"]
     with pytest.raises(ValueError, match="control rate in Hz is 10"):
-        evaluate(Idle(10.0), "lift", 1, 0)
+        evaluate(partial(Idle, 10.0), "lift", 1, 0)
