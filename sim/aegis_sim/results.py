@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -142,15 +143,21 @@ class Evaluation:
         }
 
     def save(self, path: Path, command: str = "") -> None:
-        """Write the JSON file and, into `NAME_films` beside it, one film for each episode that has one.
+        """Write the JSON file and one film for each episode that has one.
 
-        An episode's "video" is then its film's path relative to the JSON file.
+        The films go into a folder beside it, `NAME_films/DIGEST`, named by what is in them: evaluating again replaces
+        the JSON file but never a film that an earlier one, kept elsewhere, or a report still points to. An episode's
+        "video" is then its film's path relative to the JSON file.
         """
         data = self.to_dict(command)
-        folder = path.with_name(f"{path.stem}_films")
-        for index, (episode, entry) in enumerate(zip(self.episodes, data["per_episode"], strict=True)):
-            if episode.rollout is not None and episode.rollout.video is not None:
-                film = folder / f"{index:04d}-seed-{episode.seed}.webp"
-                write_atomically(film, episode.rollout.video)
-                entry["video"] = str(film.relative_to(path.parent))
+        films = {
+            index: episode.rollout.video
+            for index, episode in enumerate(self.episodes)
+            if episode.rollout is not None and episode.rollout.video is not None
+        }
+        digest = hashlib.sha256(b"".join(films.values())).hexdigest()[:12]
+        for index, film in films.items():
+            name = f"{path.stem}_films/{digest}/{index:04d}-seed-{self.episodes[index].seed}.webp"
+            write_atomically(path.parent / name, film)
+            data["per_episode"][index]["video"] = name
         write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
