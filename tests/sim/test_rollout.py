@@ -9,7 +9,7 @@ import numpy as np
 
 from aegis_policy import ActionChunk
 from aegis_sim.questions import Question
-from aegis_sim.rollout import MIDDLE_STEP, Timed, run_episodes
+from aegis_sim.rollout import INSTANTS, Timed, run_episodes
 from aegis_sim.statistics import rms_jerk
 from tests.sim.policies import INFO, Wandering
 
@@ -68,11 +68,12 @@ def test_nobody_can_tell_that_it_had_company():
     assert together == alone
     assert [episode.rollout.success for episode in together] == [True, False, True, False]
     assert [episode.rollout.steps for episode in together] == SEEDS
+    assert INSTANTS == (0, 8, 20)
     assert [[one.step for one in episode.asked] for episode in together] == [
-        [0, MIDDLE_STEP, 9],
-        [0, MIDDLE_STEP, 30],
-        [0, 5],  # over before the middle
-        [0, MIDDLE_STEP, 16],
+        [0, 8, 9],
+        [0, 8, 20, 30],
+        [0, 5],  # over before it is asked again
+        [0, 8, 16],
     ]
 
 
