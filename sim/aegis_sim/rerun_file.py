@@ -51,6 +51,8 @@ def rerun_file(path: Path) -> Iterator[Callable[[PolicyInfo, Episode], None]]:
 
 
 class _Writer:
+    """Takes episodes to a stream, one after the other."""
+
     def __init__(self, stream: rerun.RecordingStream) -> None:
         self._stream = stream
         self._episodes, self._start = 0, 0.0  # how many so far, and when the next one begins, s
