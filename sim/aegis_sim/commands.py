@@ -65,6 +65,7 @@ def evaluate(
     json: Path | None = None,
     report: Path | None = None,
     videos: int | None = None,
+    rerun: Path | None = None,
 ) -> None:
     """Measure a policy closed loop: how often it succeeds, takes the right object and answers what it is asked.
 
@@ -90,32 +91,38 @@ def evaluate(
         json: file for the rates, the settings and what happened in every episode.
         report: HTML file with films of the episodes; its figures go into --json, or NAME.json beside it.
         videos: how many episodes to film, from the first; 12 for a report, else none.
+        rerun: file (.rrd) for the Rerun viewer with every instant of every episode, some 2 MB each; needs the extra
+            "rerun".
     """
     import shlex
     import sys
+    from contextlib import nullcontext
     from functools import partial
 
     from aegis_policy.inference.load import load_policy
     from aegis_sim.evaluate import evaluate as run
     from aegis_sim.report import text_table, write_report
+    from aegis_sim.rerun_file import rerun_file
 
     if videos is None:
         videos = 12 if report else 0
     if report and json is None:
         json = report.with_suffix(".json")
-    evaluation = run(
-        partial(load_policy, checkpoint),
-        task,
-        episodes,
-        seed,
-        split=split,
-        replan_every=replan_every,
-        batch=batch,
-        until_width=until_width,
-        videos=videos,
-        workers=workers,
-        ray=ray,
-    )
+    with rerun_file(rerun) if rerun else nullcontext() as record:
+        evaluation = run(
+            partial(load_policy, checkpoint),
+            task,
+            episodes,
+            seed,
+            split=split,
+            replan_every=replan_every,
+            batch=batch,
+            until_width=until_width,
+            videos=videos,
+            workers=workers,
+            ray=ray,
+            record=record,
+        )
     command = shlex.join(["aegis", *sys.argv[1:]])
     print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
     if json:

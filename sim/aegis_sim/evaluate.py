@@ -55,6 +55,7 @@ def evaluate(
     videos: int = 0,
     workers: int = 1,
     ray: str | None = None,
+    record: Callable[[PolicyInfo, Episode], None] | None = None,
 ) -> Evaluation:
     """Evaluate a policy on unseen seeds of `task`; the same arguments give the same numbers, whatever `workers`.
 
@@ -72,6 +73,7 @@ def evaluate(
         videos: how many episodes, from the first, to film; filming changes nothing else.
         workers: processes, each with a policy and `batch` environments of its own; 1 works in this process.
         ray: address of a Ray cluster to have the workers on, instead of on this machine.
+        record: is given each episode that counts, in order and with its trace; changes nothing else.
 
     Raises:
         ValueError: an unknown task, an argument out of its range, or a policy that does not fit the task's robot.
@@ -84,13 +86,17 @@ def evaluate(
     if task in tasks.QUESTION_TASKS:
         if until_width is not None:
             raise ValueError(f"until_width: '{task}' has no success rate to narrow down")
+        if record is not None:
+            raise ValueError(f"rerun: '{task}' has no motion to record")
         return evaluate_questions(load, task, episodes, seed, share)
-    make = partial(Player, load, task, seed, split, replan_every, batch, videos)
+    make = partial(Player, load, task, seed, split, replan_every, batch, videos, record is not None)
     groups = [range(start, min(start + batch, episodes)) for start in range(0, episodes, batch)]
     found, done = _Found(), []
     with tqdm(total=episodes, desc=f"evaluate {task}", unit="episode") as bar, closing(share(make, groups)) as played:
         for episode in found.episodes(played):
-            done.append(episode)
+            if record is not None:
+                record(found.info, episode)
+            done.append(episode.without_trace())
             success = rate_of(one.rollout is not None and one.rollout.success for one in done)
             bar.set_postfix(success=f"{success.rate:.2f}", refresh=False)
             bar.update()
@@ -148,10 +154,10 @@ class Player:
     """
 
     def __init__(
-        self, load: Load, task: str, seed: int, split: str, replan_every: int, batch: int, videos: int
+        self, load: Load, task: str, seed: int, split: str, replan_every: int, batch: int, videos: int, traced: bool
     ) -> None:
         self._policy, self._task, self._seed, self._split = load(), task, seed, split
-        self._replan_every, self._batch, self._videos = replan_every, batch, videos
+        self._replan_every, self._batch, self._videos, self._traced = replan_every, batch, videos, traced
         self._envs: list[ArmEnv] = []
         try:
             self._envs.append(self._make_env())
@@ -166,7 +172,9 @@ class Player:
         seeds = [tasks.episode_seed("eval", self._seed, index) for index in indices]
         films = [index < self._videos for index in indices]
         policy = Timed(self._policy)
-        episodes = run_episodes(policy, self._envs, seeds, replan_every=self._replan_every, films=films)
+        episodes = run_episodes(
+            policy, self._envs, seeds, replan_every=self._replan_every, films=films, traced=self._traced
+        )
         return Played(policy.info, tuple(episodes), policy.latency)
 
     def close(self) -> None:

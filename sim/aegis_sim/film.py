@@ -1,4 +1,4 @@
-"""Episodes as short films: animated WebP, which Pillow writes and every browser plays."""
+"""Episodes as short films: animated WebP, which Pillow writes and every browser plays; and single images."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def encode_webp(frames: Sequence[np.ndarray], rate: float) -> bytes:
         quality=60,
         method=4,
     )
+    return file.getvalue()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """One uint8 [H, W, 3] image, without loss."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
     return file.getvalue()
 
 

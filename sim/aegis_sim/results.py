@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aegis_policy import PolicyInfo
 from aegis_sim.files import write_atomically
@@ -18,6 +21,21 @@ from aegis_sim.statistics import Rate, Spread, quantiles, rate_of, spread_of
 PACKAGES = ("aegis-policy", "gymnasium", "mujoco", "numpy", "robosuite")
 UNREPEATABLE = ("command", "latency_ms")
 """Keys of the JSON file that may differ when the same is evaluated again."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An episode of T control steps at every instant.
+
+    Attributes:
+        images: camera -> T + 1 PNGs.
+        states: float32 [T + 1, S], in the order and units of `PolicyInfo.state`.
+        actions: float32 [T, A], of `PolicyInfo.actions`; each is carried out from the instant of its index on.
+    """
+
+    images: dict[str, tuple[bytes, ...]]
+    states: np.ndarray
+    actions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class Rollout:
         failure: None on success, else what went wrong, in words.
         jerk: root mean square over the episode, m/s^3, see `statistics.rms_jerk`; None for one too short to have any.
         video: an animated WebP, None where the episode was not filmed.
+        trace: None where the episode was not traced.
     """
 
     instruction: str
@@ -41,6 +60,7 @@ class Rollout:
     failure: str | None
     jerk: float | None = None
     video: bytes | None = field(default=None, repr=False)
+    trace: Trace | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -52,9 +72,14 @@ class Episode:
     rollout: Rollout | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain mapping, without the video."""
-        rollout = {} if self.rollout is None else {k: v for k, v in vars(self.rollout).items() if k != "video"}
+        """A plain mapping, without the video and the trace."""
+        kept = {} if self.rollout is None else vars(self.rollout)
+        rollout = {key: value for key, value in kept.items() if key not in ("video", "trace")}
         return {"seed": self.seed, **rollout, "asked": [one.to_dict() for one in self.asked]}
+
+    def without_trace(self) -> Episode:
+        """The same without what takes megabytes."""
+        return self if self.rollout is None else replace(self, rollout=replace(self.rollout, trace=None))
 
 
 @dataclass(frozen=True)
@@ -142,15 +167,21 @@ class Evaluation:
         }
 
     def save(self, path: Path, command: str = "") -> None:
-        """Write the JSON file and, into `NAME_films` beside it, one film for each episode that has one.
+        """Write the JSON file and one film for each episode that has one.
 
-        An episode's "video" is then its film's path relative to the JSON file.
+        The films go into a folder beside it, `NAME_films/DIGEST`, named by what is in them: evaluating again replaces
+        the JSON file but never a film that an earlier one, kept elsewhere, or a report still points to. An episode's
+        "video" is then its film's path relative to the JSON file.
         """
         data = self.to_dict(command)
-        folder = path.with_name(f"{path.stem}_films")
-        for index, (episode, entry) in enumerate(zip(self.episodes, data["per_episode"], strict=True)):
-            if episode.rollout is not None and episode.rollout.video is not None:
-                film = folder / f"{index:04d}-seed-{episode.seed}.webp"
-                write_atomically(film, episode.rollout.video)
-                entry["video"] = str(film.relative_to(path.parent))
+        films = {
+            index: episode.rollout.video
+            for index, episode in enumerate(self.episodes)
+            if episode.rollout is not None and episode.rollout.video is not None
+        }
+        digest = hashlib.sha256(b"".join(films.values())).hexdigest()[:12]
+        for index, film in films.items():
+            name = f"{path.stem}_films/{digest}/{index:04d}-seed-{self.episodes[index].seed}.webp"
+            write_atomically(path.parent / name, film)
+            data["per_episode"][index]["video"] = name
         write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())

@@ -16,9 +16,9 @@ import numpy as np
 from aegis_policy import ActionChunk, Observation, Policy, PolicyInfo, act_many
 from aegis_sim.driving import ASKING, action_seed, for_policy
 from aegis_sim.env import ArmEnv
-from aegis_sim.film import compose, encode_webp
+from aegis_sim.film import compose, encode_png, encode_webp
 from aegis_sim.quiz import CAMERA, Asked, ask, pick_questions
-from aegis_sim.results import Episode, Latency, Rollout
+from aegis_sim.results import Episode, Latency, Rollout, Trace
 from aegis_sim.statistics import rms_jerk
 
 INSTANTS = (0, 8, 20)  # control steps: far away; among the objects; carrying, where something is to be placed
@@ -68,8 +68,9 @@ def run_episodes(
     replan_every: int = 4,
     questions_asked: bool = True,
     films: Sequence[bool] | None = None,
+    traced: bool = False,
 ) -> list[Episode]:
-    """Drive one episode for each seed in an environment of its own. Neither asking nor filming changes a motion.
+    """Drive one episode for each seed in an environment of its own. Neither asking nor watching changes a motion.
 
     Args:
         policy: acts for all that still run in one `act_many`.
@@ -78,9 +79,12 @@ def run_episodes(
         replan_every: K, the number of actions of each chunk that are carried out.
         questions_asked: whether to ask at INSTANTS and at the end.
         films: which of the episodes to film; none by default.
+        traced: whether to keep each instant of every episode.
     """
     filmed = films or [False] * len(seeds)
-    takes = [_Take(env, seed, questions_asked, film) for env, seed, film in zip(envs, seeds, filmed, strict=False)]
+    takes = [
+        _Take(env, seed, questions_asked, film, traced) for env, seed, film in zip(envs, seeds, filmed, strict=False)
+    ]
     while running := [take for take in takes if not take.done]:
         for take in running:
             take.ask_if_due(policy)
@@ -93,14 +97,15 @@ def run_episodes(
 class _Take:
     """One episode in the making."""
 
-    def __init__(self, env: ArmEnv, seed: int, questions_asked: bool, film: bool) -> None:
+    def __init__(self, env: ArmEnv, seed: int, questions_asked: bool, film: bool, traced: bool) -> None:
         self._env, self._seed, self._questions_asked = env, seed, questions_asked
         self._observation, self._info = env.reset(seed=seed)
         self._asking = np.random.default_rng([seed, ASKING])
         self._asked: list[Asked] = []
         self._instants = list(INSTANTS) if questions_asked else []
-        self._path = [self._observation["state"][:3]]  # of the gripper, m
+        self._states = [self._observation["state"]]
         self._frames = [self._frame()] if film else []
+        self._seen, self._carried_out = [self._pngs()] if traced else [], list[np.ndarray]()
         self._step = 0
         self.done = False
 
@@ -116,9 +121,12 @@ class _Take:
         for action in actions:
             self._observation, _, terminated, truncated, self._info = self._env.step(action)
             self._step, self.done = self._step + 1, terminated or truncated
-            self._path.append(self._observation["state"][:3])
+            self._states.append(self._observation["state"])
             if self._frames:
                 self._frames.append(self._frame())
+            if self._seen:
+                self._seen.append(self._pngs())
+                self._carried_out.append(action)
             if self.done:
                 return
 
@@ -139,14 +147,22 @@ class _Take:
             lifted=info.get("lifted"),
             steps=self._step,
             failure=info.get("failure"),
-            jerk=rms_jerk(np.array(self._path), rate),
+            jerk=rms_jerk(np.array(self._states)[:, :3], rate),  # the gripper's position, m
             video=encode_webp(self._frames, rate) if self._frames else None,
+            trace=self._trace() if self._seen else None,
         )
         return Episode(self._seed, tuple(self._asked), rollout)
 
     def _ask(self, policy: Policy) -> None:
         picked = pick_questions(self._env.questions(self._asking), QUESTIONS_PER_INSTANT, self._asking)
         self._asked += ask(policy, self._observation["images"][CAMERA], picked, self._step)
+
+    def _trace(self) -> Trace:
+        images = {name: tuple(pngs[name] for pngs in self._seen) for name in self._seen[0]}
+        return Trace(images, np.array(self._states), np.array(self._carried_out))
+
+    def _pngs(self) -> dict[str, bytes]:
+        return {name: encode_png(image) for name, image in self._observation["images"].items()}
 
     def _frame(self) -> np.ndarray:
         view = self._env.render()

@@ -17,7 +17,7 @@ from aegis_sim import tasks
 from aegis_sim.evaluate import evaluate
 from aegis_sim.questions import FAMILIES, Question
 from aegis_sim.quiz import Asked, BlindBaselines, by_family, normalised, pick_questions
-from aegis_sim.results import Evaluation
+from aegis_sim.results import Episode, Evaluation
 from aegis_sim.rollout import INSTANTS, run_episodes
 from aegis_sim.statistics import wilson
 from tests.linear_policy import serving
@@ -78,9 +78,17 @@ def test_through_a_server_the_numbers_are_the_same(wandered, tmp_path):
 
 @pytest.mark.sim
 def test_two_workers_one_of_them_killed_find_what_one_finds(wandered, tmp_path):
-    """Twice the same evaluation, spread over processes and cut short once: no episode is lost or counted twice."""
-    found = evaluate(partial(Mortal, tmp_path), "pick", EPISODES, SEED, workers=2)
+    """Twice the same evaluation, spread over processes, cut short once and traced: none is lost or comes twice."""
+    given: list[Episode] = []
+    load = partial(Mortal, tmp_path)
+    found = evaluate(load, "pick", EPISODES, SEED, workers=2, record=lambda info, episode: given.append(episode))
     assert numbers(found) == numbers(wandered)
+    assert tuple(given) == found.episodes
+    assert all(episode.rollout.trace is None for episode in found.episodes)
+    for episode in given:
+        trace, steps = episode.rollout.trace, episode.rollout.steps
+        assert [len(images) for images in trace.images.values()] == [steps + 1] * 2
+        assert trace.states.shape == (steps + 1, 7) and trace.actions.shape == (steps, 7)
     processes, places = zip(*map(str.split, (tmp_path / "starts").read_text().splitlines()), strict=True)
     assert (tmp_path / "killed").exists()
     assert len(places) == EPISODES + 1 and len(set(places)) == EPISODES
@@ -127,6 +135,7 @@ def test_it_stops_at_the_first_episode_that_makes_the_interval_narrow_enough(mon
         ({"workers": 0}, "at least 1"),
         ({"until_width": 1.0}, "until_width is 1.0"),
         ({"until_width": 0.2, "task": "drawn"}, "no success rate"),
+        ({"record": lambda info, episode: None, "task": "drawn"}, "no motion to record"),
         ({"task": "juggle"}, "juggle"),
     ],
 )

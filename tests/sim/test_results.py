@@ -49,6 +49,20 @@ def test_measures_are_those_of_the_episodes(tmp_path: Path) -> None:
     assert (tmp_path / data["per_episode"][1]["video"]).read_bytes() == b"film"
 
 
+def test_evaluating_again_leaves_the_films_that_an_earlier_file_points_to(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    FOUND.save(path)
+    earlier = read_checked(path)
+    one = FOUND.episodes[0]
+    again = dataclasses.replace(one, rollout=dataclasses.replace(one.rollout, video=b"another film"))
+    dataclasses.replace(FOUND, episodes=(again, *FOUND.episodes[1:])).save(path)
+    later = read_checked(path)
+    assert [(tmp_path / one["video"]).read_bytes() for one in earlier["per_episode"]] == [b"film"] * 4
+    assert [(tmp_path / one["video"]).read_bytes() for one in later["per_episode"]] == [b"another film"] + [b"film"] * 3
+    FOUND.save(path)
+    assert read_checked(path) == earlier and len(list((tmp_path / "found_films").iterdir())) == 2
+
+
 def test_nothing_succeeded_and_nothing_asked_is_still_a_file(tmp_path: Path) -> None:
     rollout = Rollout("pick up", False, None, None, 60, "nothing lifted")
     found = dataclasses.replace(FOUND, episodes=(Episode(0, (), rollout),), latency=Latency())
