@@ -91,7 +91,7 @@ def evaluate(
         json: file for the rates, the settings and what happened in every episode.
         report: HTML file with films of the episodes; its figures go into --json, or NAME.json beside it.
         videos: how many episodes to film, from the first; 12 for a report, else none.
-        rerun: file (.rrd) for the Rerun viewer with every instant of every episode, some 2 MB each; needs the extra
+        rerun: file (.rrd) for the Rerun viewer with every instant of every episode, about 1 MB each; needs the extra
             "rerun".
     """
     import shlex

@@ -15,7 +15,7 @@ from typing import Any
 from aegis_sim.files import write_atomically
 from aegis_sim.report_plots import headline, measures, training_curves
 from aegis_sim.report_wall import wall
-from aegis_sim.statistics import Rate, Spread
+from aegis_sim.statistics import Rate, Spread, three_digits
 
 ROWS = {"success": "success", "right_object": "right object", "vqa": "VQA accuracy"}  # of the table in text
 SPREADS = {"time_to_success": "time to success, s", "jerk": "jerk, m/s^3"}
@@ -77,7 +77,8 @@ def text_table(loaded: Mapping[str, Mapping[str, Any]], *, families: bool = Fals
     for call in ("act", "ask"):
         latencies = [data.get("latency_ms", {}).get(call) for data in loaded.values()]
         names[f"{call}, ms"] = [
-            f"{one['p50']:.3g}, p95 {one['p95']:.3g}" if one and one["n"] else "" for one in latencies
+            f"{three_digits(one['p50'])}, p95 {three_digits(one['p95'])}" if one and one["n"] else ""
+            for one in latencies
         ]
     rows = [("", *loaded)]
     rows += [(name.replace("_", " "), *(cell or "-" for cell in cells)) for name, cells in names.items() if any(cells)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis_sim.charts import bar_chart, interval_chart, line_chart, marked, noisy, stairs
-from aegis_sim.statistics import Spread
+from aegis_sim.statistics import Spread, three_digits
 
 Loaded = Mapping[str, Mapping[str, Any]]
 
@@ -120,7 +120,7 @@ def _figures(loaded: Loaded) -> str:
         rows.append((name, [str(Spread(**one)) if one and one["n"] else "" for one in spreads]))
     for call, name in CALLS.items():
         calls = [data["latency_ms"][call] for data in loaded.values()]
-        rows.append((name, [f"{one['p50']:.3g}, 95% under {one['p95']:.3g}" if one["n"] else "" for one in calls]))
+        rows.append((name, [_latency(one) if one["n"] else "" for one in calls]))
     body = "".join(
         f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell) or nothing}</td>' for cell in cells)}</tr>"
         for name, cells in rows
@@ -133,6 +133,10 @@ def _figures(loaded: Loaded) -> str:
         '<div class="table card"><table><thead><tr><th>median [quartiles]</th>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _latency(calls: Mapping[str, float]) -> str:
+    return f"{three_digits(calls['p50'])}, 95% under {three_digits(calls['p95'])}"
 
 
 def _sets(measured: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -84,6 +84,11 @@ class Spread:
         return f"{self.median:.3g} [{self.q25:.3g}, {self.q75:.3g}], n = {self.n}"
 
 
+def three_digits(value: float) -> str:
+    """A measure for people: rounded to three significant digits, `1450` and not `1.45e+03`."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def quantiles(values: Iterable[float], at: tuple[float, ...]) -> list[float | None]:
     """Quantiles of `values`, with straight lines between them (Hyndman and Fan's type 7); None where there are none."""
     measured = list(values)
