@@ -28,7 +28,7 @@ EMPTY = 0.028  # m between the fingers: narrower than any object
 OPEN = 0.070
 TURN = 0.25  # rad per step; faster, and the last joint's torque saturates, which drags the hand aside
 GAIN = 1.3  # the arm covers some 0.6 of what is asked for in a step, and coasts on for another 0.2
-CLEARANCE = 0.015  # m between what is carried and the tallest thing below it
+CLEARANCE = 0.04  # m between what is carried and the tallest thing below it; with less, pupils knock that over
 DROP = 0.005  # m above its place, within which a thing is let go
 CALM_NEAR, CALM = 0.10, 0.2  # m from where it goes within which disturbances shrink, in the end to this share
 
