@@ -35,7 +35,7 @@ START_UP_S = 120.0  # the longest a server may take until it answers
 
 TITLE = "A table seen from another side, before and after AEGIS"
 INTRO = (
-    "The shipped policy met a camera position and a table it had never seen. Then it was fine-tuned on "
+    "The shipped policy met a camera position, a table and a light it had never seen. Then it was fine-tuned on "
     f"{DEMONSTRATIONS} demonstrations of them ({TRAINING_STEPS} steps of AEGIS, vision frozen). Both policies drove "
     f"the same {EPISODES} unseen episodes through the HTTP server, answering questions about what the camera showed."
 )
