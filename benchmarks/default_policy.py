@@ -46,7 +46,7 @@ scratch to answer questions about coloured cubes, balls and cylinders. It loads 
 ## How it was made
 `aegis pretrain` on {SCENES:,} scenes rendered by robosuite and {DRAWN:,} drawn ones, all made by `aegis record`; the
 recipe is in `train_config.json`, the curves in `metrics.jsonl`, the whole way in `benchmarks/default_policy.py`. It
-knows some eighty words; what it is asked in others it cannot read. The family "held" rests on few questions.
+knows some eighty words; what it is asked in others it cannot read.
 """
 
 SHIPPED_QUESTIONS = 64

@@ -26,6 +26,17 @@ HOME_ROTATION = Rotation.from_euler("z", np.pi / 2) * Rotation.from_euler("x", n
 class ArmSim(ManipulationEnv):
     """Physics and drawing of one arm and whatever stands before it; episodes are `env.py`'s."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,  # the GL context is made at the first picture, so fork and spawn both work
+            renderer="mujoco",
+            ignore_done=True,
+            hard_reset=False,
+            **options,
+        )
+
     # -- robosuite's hooks ---------------------------------------------------------------------------------------
 
     def edit_model_xml(self, xml: str) -> str:

@@ -32,7 +32,7 @@ POINT = "point"
 PICK = ("pick up the {a}", "lift the {a}", "grab the {a}", "take the {a}")
 PLACE_ON = ("place the {a} on the {b}", "put the {a} on the {b}", "set the {a} on the {b}", "stack the {a} on the {b}")
 PLACE_BESIDE = ("put the {a} {side} of the {b}", "place the {a} {side} of the {b}", "move the {a} {side} of the {b}")
-"""What a robot may be told to do. The VLM reads every wording; demonstrations use the first of each."""
+"""What a robot may be told to do. The VLM reads every wording; demonstrations use some of them, see `splits.py`."""
 
 MIN_VISIBLE = 0.005
 """An object counts as seen when at least this share of the image's pixels shows it (21 pixels of 64 x 64)."""

@@ -49,12 +49,6 @@ class RobosuiteSim(ArmSim):
         super().__init__(
             robots=robot,
             gripper_types=GRIPPERS.get(robot, "default"),
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,  # the GL context is made at the first picture, so fork and spawn both work
-            renderer="mujoco",
-            ignore_done=True,
-            hard_reset=False,
             control_freq=CONTROL_HZ,
             seed=0,  # Lift draws its cube's size as it is loaded
         )

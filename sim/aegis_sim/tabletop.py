@@ -76,12 +76,6 @@ class Tabletop(ArmSim):
             controller_configs=controller,
             gripper_types="QuickPandaGripper",
             initialization_noise=None,
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,  # the GL context is made at the first picture, so fork and spawn both work
-            renderer="mujoco",
-            ignore_done=True,
-            hard_reset=False,
             control_freq=control_hz,
             seed=0,  # nothing is drawn from robosuite's generator; all randomness comes in through the methods below
         )
