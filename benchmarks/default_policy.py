@@ -1,38 +1,36 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
-Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. The three
-methods start from the same VLM and see the same data in the same order for the same number of steps. Takes about three
-hours on two cores. Writes benchmarks/results/default_policy.json; `--ship METHOD` then copies the VLM and that method's
-policy into the package.
+Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. Takes some
+four hours on two cores. Writes benchmarks/results/default_policy.json; `--ship` then copies the VLM and the policy into
+the package.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from provenance import ROOT, provenance
+from recipe import aegis, evaluate, train
 
-from aegis_policy.data.normalize import NormStats
 from aegis_policy.model import checkpoint
-from aegis_policy.training.config import MethodName, PretrainConfig, TrainConfig
+from aegis_policy.training.config import PretrainConfig, TrainConfig
+from aegis_sim.question_sets import record_questions
+from aegis_sim.tasks import QUESTION_TASKS, TABLE_TASKS
 
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
-METHODS: tuple[MethodName, ...] = ("aegis", "naive", "stop-gradient")
-SCENES, DRAWN, DEMONSTRATIONS = 14_000, 10_000, 3_500
+SCENES, DRAWN = 14_000, 10_000
+DEMONSTRATIONS, TAKEOVERS = 2_500, 800  # of each task
 PRETRAINING = PretrainConfig(steps=8_000, compile=True)
-TRAINING = TrainConfig(steps=3_000, eval_every=1_000, compile=True)
-EPISODES, QUESTION_SCENES, FILMS, SEED = 200, 300, 3, 0
-Results = dict[str, dict[str, dict[str, Any]]]
-"""Policy -> task -> what was measured."""
+FIRST = TrainConfig(method="stop-gradient", steps=6_000, eval_every=6_000, compile=True)
+SECOND = TrainConfig(method="stop-gradient", steps=12_000, eval_every=6_000, compile=True)
+EPISODES, SCENES_ASKED, FILMS, SEED, WORKERS = 200, 300, 3, 0, 2
+Results = dict[str, dict[str, Any]]
+"""Task -> what was measured."""
 
 VLM_CARD = f"""---
 library_name: transformers
@@ -55,81 +53,83 @@ SHIPPED_QUESTIONS = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 3 GB)")
-    parser.add_argument("--ship", choices=METHODS, help="copy the VLM and this method's policy into the package")
+    parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 8 GB)")
+    parser.add_argument("--ship", action="store_true", help="copy the VLM and the policy into the package")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    make(work)
+    fine_tune(work, make_vlm(work))
     results = measure(work)
     if arguments.ship:
-        ship(work, arguments.ship, results)
+        ship(work, results)
 
 
-def make(work: Path) -> None:
-    """Question sets, the VLM, its anchor, demonstrations, and one policy for each method."""
+def question_sets(work: Path) -> tuple[list[Path], list[Path]]:
+    """Scenes with questions, rendered and drawn: to learn from, and held out."""
     sets = [work / "scenes.hdf5", work / "drawn.hdf5"]
     holdouts = [work / "scenes_eval.hdf5", work / "drawn_eval.hdf5"]
-    for task, scenes, training, held in zip(("questions", "drawn"), (SCENES, DRAWN), sets, holdouts, strict=True):
+    for task, scenes, training, held in zip(QUESTION_TASKS, (SCENES, DRAWN), sets, holdouts, strict=True):
         aegis(training, "record", "--task", task, "--episodes", scenes, "--seed", 1, "--output", training)
         if not held.exists():
-            from aegis_sim.question_sets import record_questions
+            record_questions(task, SCENES_ASKED, held, seed=1, split="eval")
+    return sets, holdouts
 
-            record_questions(task, QUESTION_SCENES, held, seed=1, split="eval")
+
+def make_vlm(work: Path) -> tuple[object, ...]:
+    """The VLM and its anchor; returns the options with which training starts from them."""
+    sets, holdouts = question_sets(work)
     vlm = train(work / "vlm", "pretrain", PRETRAINING, "--vqa", *sets, "--holdout", *holdouts)
     anchor = work / "anchor.safetensors"
     aegis(anchor, "anchor", "--vqa", *sets, "--checkpoint", vlm, "--output", anchor)
-    demonstrations = work / "pick.hdf5"
-    recording = ("--task", "pick", "--episodes", DEMONSTRATIONS, "--short-fraction", 0.6, "--seed", 1)
-    aegis(demonstrations, "record", *recording, "--output", demonstrations)
-    data = ("--dataset", demonstrations, "--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
-    for method in METHODS:
-        train(work / method, "train", replace(TRAINING, method=method), *data)
-    untrained(work, vlm)
+    return ("--checkpoint", vlm, "--anchor", anchor, "--vqa", *holdouts)
 
 
-def untrained(work: Path, vlm: Path) -> None:
-    """The VLM with an expert that has learnt nothing: what there is before fine-tuning."""
-    trained = checkpoint.load(work / METHODS[0])
-    stats = NormStats.load(checkpoint.resolve(work / METHODS[0]))
-    info = replace(trained.info, model="before", checkpoint="")
-    checkpoint.save(checkpoint.start_policy(vlm, info, stats), work / "before")
+def demonstrations(work: Path, task: str) -> Path:
+    """The expert's demonstrations of a task."""
+    output = work / f"{task}.hdf5"
+    which = ("--task", task, "--episodes", DEMONSTRATIONS, "--short-fraction", 0.6, "--seed", 1)
+    aegis(output, "record", *which, "--workers", WORKERS, "--output", output)
+    return output
+
+
+def fine_tune(work: Path, start: tuple[object, ...]) -> None:
+    """A policy from demonstrations, then a better one from demonstrations of how to get out of where that one gets."""
+    recorded = [demonstrations(work, task) for task in TABLE_TASKS]
+    first = train(work / "first", "train", FIRST, "--dataset", *recorded, *start)
+    for task in TABLE_TASKS:
+        takeovers = work / f"{task}-takeover.hdf5"
+        which = ("--task", task, "--episodes", TAKEOVERS, "--takeover", first, "--seed", 2)
+        aegis(takeovers, "record", *which, "--workers", WORKERS, "--output", takeovers)
+        recorded.append(takeovers)
+    train(work / "policy", "train", SECOND, "--dataset", *recorded, "--checkpoint", first, *start[2:])
 
 
 def measure(work: Path) -> Results:
-    """Both abilities of every policy, on episodes and scenes that nothing was trained or chosen on."""
-    asked = (("questions", QUESTION_SCENES), ("drawn", QUESTION_SCENES))
-    both = (("pick", EPISODES), *asked)
+    """Both abilities, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
-    for name in ("before", *METHODS):
-        results[name] = {}
-        for task, episodes in asked if name == "before" else both:  # it has not learnt to move
-            output = work / "measured" / f"{name}-{task}.json"
-            options = ("--task", task, "--episodes", episodes, "--seed", SEED, "--videos", FILMS, "--json", output)
-            aegis(output, "eval", "--checkpoint", work / name, *options)
-            measured = json.loads(output.read_text())
-            kept = ("success", "right_object", "vqa", "vqa_families", "baselines")
-            results[name][task] = {key: measured[key] for key in kept if key in measured}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [TRAINING.seed], "steps": TRAINING.steps}
+    for task in (*TABLE_TASKS, *QUESTION_TASKS):
+        episodes, films = (EPISODES, FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
+        options = ("--seed", SEED, "--videos", films, "--workers", WORKERS)
+        results[task] = evaluate(work / "measured" / f"{task}.json", work / "policy", task, episodes, *options)
+    settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [SECOND.seed]}
+    settings |= {"steps": [FIRST.steps, SECOND.steps], "demonstrations": DEMONSTRATIONS, "takeovers": TAKEOVERS}
     RESULTS.write_text(json.dumps({"results": results, **provenance(), **settings}, indent=1) + "\n")
     return results
 
 
-def ship(work: Path, method: MethodName, results: Results) -> None:
+def ship(work: Path, results: Results) -> None:
     """Copy the VLM, the policy and small held-out question sets into the package, with what was measured."""
-    from aegis_sim.question_sets import record_questions
-
-    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / method, "aegis-tiny")):
+    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / "policy", "aegis-tiny")):
         target = checkpoint.asset(name)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(checkpoint.resolve(source), target)
     rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
-    checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(results["before"]))
+    answers = {task: results[task] for task in QUESTION_TASKS}  # the VLM's own: the policy's backbone is it, to the bit
+    checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(answers))
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
-        card.write(measured_table(results[method]))
-    for task in ("questions", "drawn"):
+        card.write(measured_table(results))
+    for task in QUESTION_TASKS:
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
 
@@ -144,7 +144,7 @@ def rename(folder: Path, name: str) -> None:
 
 
 def measured_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: every rate with its interval, and answers by family beside what answering blindly would get."""
+    """Markdown: every rate with its interval, and answers by family."""
     lines = ["", "## What was measured", "", "Unseen seeds, rates with 95% Wilson intervals, by `aegis eval`.", ""]
     lines += ["| task | what | rate | n |", "|---|---|---|---|"]
     for task, measured in results.items():
@@ -155,36 +155,6 @@ def measured_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| {task} | {kind} | {rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] | {rate['n']} |"
             )
     return "\n".join([*lines, ""])
-
-
-def train(output: Path, command: str, recipe: PretrainConfig | TrainConfig, *options: object) -> Path:
-    """`aegis pretrain` or `aegis train` with what the recipe changes from its defaults; an unfinished run goes on."""
-    done = output / "checkpoints" / f"{recipe.steps:06d}"
-    if output.exists():
-        aegis(done, command, "--resume", output)
-    else:
-        aegis(done, command, *_changes(recipe), *options, "--output", output)
-    return done / "pretrained_model"
-
-
-def _changes(recipe: PretrainConfig | TrainConfig) -> list[object]:
-    default = type(recipe)()
-    changed = {name: value for name, value in vars(recipe).items() if value != getattr(default, name)}
-    flags: list[object] = []
-    for name, value in changed.items():
-        flag = f"--{name.replace('_', '-')}"
-        flags += [flag] if value is True else [flag, value]
-    return flags
-
-
-def aegis(output: Path, *words: object) -> None:
-    """Run an `aegis` command, unless what it makes is there."""
-    if output.exists():
-        return
-    line = ["aegis", *map(str, words)]
-    sys.stderr.write(f"$ {shlex.join(line)}\n")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([str(Path(sys.executable).parent / "aegis"), *line[1:]], check=True)
 
 
 if __name__ == "__main__":
