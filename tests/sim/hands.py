@@ -1,4 +1,4 @@
-"""What people's hands are in tests: a display with real key events, a SpaceMouse's reports, and somebody who does it."""
+"""What people's hands are in tests: real key events on a display, a SpaceMouse's reports, and somebody who acts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def x_display() -> Iterator[str]:
 
 def xdotool(*words: str) -> None:
     """Key events, from a process of their own."""
-    subprocess.run(["xdotool", *words], check=True, timeout=10)
+    subprocess.run(["xdotool", *words], check=True, timeout=60)
 
 
 class Typist:
@@ -103,7 +103,7 @@ class Reports:
         self._reports.put(None)
 
     def push(self, axes: np.ndarray) -> None:
-        """The six axes as the device has them, x to the right, y nearer, z down, then about them; 350 is all the way."""
+        """The six axes as the device has them, x to the right, y nearer, z down, then about them; 1 is all the way."""
         words = np.clip(np.round(axes * 350), -500, 500).astype("<i2")
         self.send(1, *words.tobytes())
 
