@@ -41,12 +41,13 @@ lint: setup
 
 setup: $(READY)
 
-# robosuite goes in without its dependencies, which want numpy < 2 and a compiler; what it needs is the extra `sim`.
+# robosuite and pynput go in without their dependencies, which want numpy < 2 and a compiler; what they need is in the
+# extras `sim` and `teleop`, which `dev` repeats.
 $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) install -c constraints.txt -e ".[server,sim,dev]"
-	$(PIP) install -c constraints.txt --no-deps robosuite
+	$(PIP) install -c constraints.txt --no-deps robosuite pynput
 	touch $@
 
 # What pip cannot bring: a Python of the right version with its venv module, and headless rendering (EGL on Mesa).

@@ -115,11 +115,11 @@ class Window:
         return picture
 
     def _legend(self, controls: Sequence[tuple[str, str]]) -> None:
-        """Keys and what they do, in two columns of pairs."""
+        """Keys and what they do, in three columns of pairs."""
         panel = tk.Frame(self._root, bg=_PANEL, padx=14, pady=10)
         panel.grid(row=4, column=0, columnspan=2, sticky="ew")
-        rows = (len(controls) + 1) // 2
+        rows = -(-len(controls) // 3)
         for index, (key, meaning) in enumerate(controls):
             row, column = index % rows, 2 * (index // rows)
             self._label(panel, 11, _TEXT, bold=True, text=key).grid(row=row, column=column, sticky="w", padx=(0, 14))
-            self._label(panel, 11, _FAINT, text=meaning).grid(row=row, column=column + 1, sticky="w", padx=(0, 40))
+            self._label(panel, 11, _FAINT, text=meaning).grid(row=row, column=column + 1, sticky="w", padx=(0, 36))
