@@ -71,13 +71,9 @@ class Hand:
         gripper = float(wanted["right_gripper"][0] > 0)
         return np.array([*wanted["right_delta"] * self._limits, gripper], np.float32)
 
-    def close(self) -> None:
-        """Stop listening to keys."""
-        self._device.listener.stop()
-
 
 def open_device(name: Device, env: ArmEnv, listening: Callable[[], bool]) -> Hand:
-    """The device, for the arm of `env`.
+    """The device, for the arm of `env`. It is listened to as long as the process lives.
 
     Args:
         listening: whether keys are meant for the robot now.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -74,11 +73,10 @@ def mouse(monkeypatch: pytest.MonkeyPatch) -> Reports:
 
 
 @pytest.fixture
-def mouse_hand(env: ArmEnv, mouse: Reports) -> Iterator[Hand]:
+def mouse_hand(env: ArmEnv, mouse: Reports) -> Hand:
     hand = open_device("spacemouse", env, lambda: True)
     hand.start()
-    yield hand
-    let_go(hand)
+    return hand
 
 
 @pytest.fixture
@@ -88,18 +86,12 @@ def typing() -> list[bool]:
 
 
 @pytest.fixture
-def key_hand(env: ArmEnv, typing: list[bool], screen: bool) -> Iterator[Hand]:
+def key_hand(env: ArmEnv, typing: list[bool], screen: bool) -> Hand:
     hand = open_device("keyboard", env, lambda: typing[0])
     if screen:
         hand._device.listener.wait()  # until it hears keys
     hand.start()
-    yield hand
-    let_go(hand)
-
-
-def let_go(hand: Hand) -> None:
-    if os.environ.get("PYNPUT_BACKEND") != "dummy":  # whose listeners cannot be stopped
-        hand.close()
+    return hand
 
 
 def acted(hand: Hand) -> np.ndarray:
@@ -233,7 +225,6 @@ def by_mouse(env: ArmEnv, tmp_path_factory: pytest.TempPathFactory) -> Path:
         paper.person = person = Fickle(env, reports)
         patch.setattr(paper, "tell", lambda *told: (paper.told.append(told), reports.send(3, 0), person.again()))
         assert session(env, hand, paper, seed=4).record(3, path) == 1
-        let_go(hand)
     assert [mood for _, mood in paper.moods if mood in ("good", "bad")] == ["bad", "good", "good"]
     assert paper.told[0][0] == paper.told[1][0], "what was discarded is done again"
     return path
@@ -400,7 +391,6 @@ def test_a_person_picks_with_real_keys(needs_screen: None, env: ArmEnv, tmp_path
         begun = time.monotonic()
         Session(Recording("pick", device="keyboard"), env, hand, window).record(1, path)
         took = time.monotonic() - begun
-        let_go(hand)
     with h5py.File(path) as file:
         demo = file["data/demo_0"]
         assert demo.attrs["success"] and demo.attrs["device"] == "keyboard"
@@ -433,6 +423,5 @@ def test_every_task_can_be_done_with_a_spacemouse(task: str, mouse: Reports) -> 
         person.look()
         _, _, terminated, truncated, info = env.step(acted(hand))
         ended = terminated or truncated
-    let_go(hand)
     env.close()
     assert info["success"], info
