@@ -32,7 +32,7 @@ from aegis_sim.statistics import rate_of, wilson
 
 RESULTS = ROOT / "benchmarks" / "results" / "arena.json"
 SCRIPTED_EPISODES, SEED, WORKERS = 100, 0, 2
-SHIPPED_EPISODES = {split: 200 if split == "seen" else 100 for split in SPLITS}
+SHIPPED_EPISODES = {split: 200 if split == "seen" else 50 for split in SPLITS}
 Measured = dict[str, Any]
 
 
@@ -177,7 +177,7 @@ def run_speed(work: Path) -> Measured:
     file = work / "speed.json"
     if not file.exists():
         script = Path(__file__).with_name("parallel_evaluation.py")
-        subprocess.run([sys.executable, str(script), "--output", str(file)], check=True)
+        subprocess.run([sys.executable, str(script), str(file)], check=True)
     return json.loads(file.read_text())
 
 
