@@ -42,12 +42,13 @@ lint: $(TOOLS)
 
 setup: $(READY)
 
-# robosuite goes in without its dependencies, which want numpy < 2 and a compiler; what it needs is the extra `sim`.
+# robosuite and pynput go in without their dependencies, which want numpy < 2 and a compiler; what they need is in the
+# extras `sim` and `teleop`.
 $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) install -c constraints.txt -e ".[server,sim]"
-	$(PIP) install -c constraints.txt --no-deps robosuite
+	$(PIP) install -c constraints.txt -e ".[server,sim,teleop]"
+	$(PIP) install -c constraints.txt --no-deps robosuite pynput
 	touch $@
 
 $(TOOLS): $(READY)

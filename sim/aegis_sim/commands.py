@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -17,25 +18,30 @@ def record(
     short_fraction: float = 0.0,
     takeover: str | None = None,
     workers: int = 1,
+    device: Literal["keyboard", "spacemouse"] | None = None,
 ) -> None:
-    """Record demonstrations of the scripted expert, or questions about random scenes, into one HDF5 file.
+    """Record demonstrations, by the scripted expert or by hand, or questions about random scenes, into one HDF5 file.
 
-    The file depends on the task, the seed and the settings, not on the number of workers; it appears when it is whole.
+    The expert's file depends on the task, the seed and the settings, not on the number of workers; it appears when it
+    is whole. By hand (--device) a window opens, and what has been recorded by then is kept when you stop.
 
     Args:
         task: demonstrations on the tabletop ("pick", "place-on", "place-beside") or of robosuite's own tasks ("lift",
             "stack", "can", "door"), or scenes with questions ("questions", "drawn").
         episodes: how many successful demonstrations, or scenes, to record.
-        output: the file to write; an existing one is replaced.
+        output: the file to write; an existing one is replaced, but never by a recording by hand.
         split: of demonstrations on the tabletop: "seen", or "moved-camera", "unseen-pairs", "unseen-wordings",
             "distractors".
         seed: which episodes; recordings never meet evaluations, whatever the seeds.
-        noise: standard deviation, in metres, of the disturbances the expert has to recover from; 0 for none.
+        noise: standard deviation, in metres, of the disturbances the expert has to recover from; 0 for none, as by
+            hand.
         short_fraction: share of demonstrations that start on the way to the object, for more scenes per minute; on
             the tabletop only.
         takeover: a policy (folder or URL) that drives the other demonstrations until a random moment, from which on the
             expert is recorded: the policy learns to get out of where it gets to; on the tabletop only.
         workers: processes to record with.
+        device: what to record by hand with, "keyboard" or "spacemouse"; needs a screen and the extra "teleop". The
+            scripted expert records if left out.
     """
     from aegis_sim.tasks import QUESTION_TASKS
 
@@ -45,6 +51,15 @@ def record(
         record_questions(task, episodes, output, seed=seed, workers=workers)
         return
     from aegis_sim.demonstrations import Recording, record_demonstrations
+
+    if device is not None:
+        from aegis_sim.by_hand import record_by_hand
+
+        if workers != 1:
+            raise ValueError(f"a person is one worker, not {workers}: leave --workers out with --device")
+        mine = Recording(task, split, seed, short_fraction=short_fraction, takeover=takeover, device=device)
+        record_by_hand(mine, episodes, output)
+        return
 
     record_demonstrations(
         Recording(task, split, seed, noise, short_fraction, takeover), episodes, output, workers=workers

@@ -15,7 +15,7 @@ from aegis_policy.data.convert import convert
 from aegis_policy.data.displacements import doubt
 from aegis_policy.data.source import Episode, open_source
 from aegis_policy.model.checkpoint import asset
-from aegis_sim import commands, demonstrations, tasks
+from aegis_sim import commands, demonstration_file, tasks
 from aegis_sim.demonstrations import Recording, record_demonstrations
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.table_env import CONTROL_HZ
@@ -170,7 +170,7 @@ def test_an_interrupted_recording_leaves_the_old_file(
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(demonstrations, "_write", full_disk)
+    monkeypatch.setattr(demonstration_file, "_write", full_disk)
     with pytest.raises(OSError, match="No space left"):
         record_demonstrations(Recording("pick", seed=2), 1, path)
     assert path.read_bytes() == recorded.read_bytes()
