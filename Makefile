@@ -2,7 +2,7 @@
 # make test    set up, lint, type-check, run the fast tests
 # make serve   set up, serve the demo's policy (or, before any demo, the shipped one) over HTTP
 # make lint    set up, lint and type-check only
-# make setup   the set-up alone
+# make setup   the set-up alone, without the tests' and linters' tools
 #
 # PYTHON=python3.12      which Python (3.11 or 3.12) makes the virtual environment
 # VENV=.venv             where it goes
@@ -19,6 +19,7 @@ export MUJOCO_GL ?= egl
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.tools
 DEMO_POLICY := runs/demo/policy
 
 .PHONY: help demo test serve lint setup system clean
@@ -34,7 +35,7 @@ test: lint
 serve: setup
 	$(BIN)/aegis serve --host $(HOST) --port $(PORT) $(if $(wildcard $(DEMO_POLICY)),--checkpoint $(DEMO_POLICY))
 
-lint: setup
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -42,12 +43,16 @@ lint: setup
 setup: $(READY)
 
 # robosuite and pynput go in without their dependencies, which want numpy < 2 and a compiler; what they need is in the
-# extras `sim` and `teleop`, which `dev` repeats.
+# extras `sim` and `teleop`.
 $(READY): pyproject.toml constraints.txt | system
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) install -c constraints.txt -e ".[server,sim,dev]"
+	$(PIP) install -c constraints.txt -e ".[server,sim,teleop]"
 	$(PIP) install -c constraints.txt --no-deps robosuite pynput
+	touch $@
+
+$(TOOLS): $(READY)
+	$(PIP) install -c constraints.txt -e ".[server,sim,dev]"
 	touch $@
 
 # What pip cannot bring: a Python of the right version with its venv module, and headless rendering (EGL on Mesa).

@@ -1,17 +1,19 @@
-"""The arena's figures: `python benchmarks/arena.py WORK [--checkpoint POLICY]`.
+"""The arena's figures: `python benchmarks/arena.py`.
 
 Every task by its expert, by random actions and, on the tabletop, by the policy that ships; each of them on every split;
-the experts with every arm; and what a second worker gains. Each run is a file in WORK; what is there is kept, so a
-killed run goes on. Takes some two hours on two cores. Writes benchmarks/results/arena.json, the tables in docs/arena.md
-and the plot beside them.
+the experts with every arm; and what a second worker gains. Each run is a file in benchmarks/results/arena, with the
+commit and the machine it was made with; what is there is kept, so a killed run goes on, on another machine too, and
+what is to be measured again is deleted first. A run of the shipped policy is made again once another one ships. Takes
+some two hours on two fast cores. Writes benchmarks/results/arena.json, the tables in docs/arena.md and the plot beside
+them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,44 +27,47 @@ from provenance import ROOT, provenance
 from recipe import evaluate
 from tqdm import tqdm
 
+from aegis_policy.inference.load import load_policy
 from aegis_sim import tasks
 from aegis_sim.env import ArmEnv
 from aegis_sim.splits import SPLITS
 from aegis_sim.statistics import rate_of, wilson
 
 RESULTS = ROOT / "benchmarks" / "results" / "arena.json"
+RUNS = ROOT / "benchmarks" / "results" / "arena"
 SCRIPTED_EPISODES, SEED, WORKERS = 100, 0, 2
-SHIPPED_EPISODES = {split: 200 if split == "seen" else 100 for split in SPLITS}
+SHIPPED_EPISODES = {split: 200 if split == "seen" else 50 for split in SPLITS}
 Measured = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Who does what, where: "expert" or "random"."""
+    """Who does what, where: "expert", "random" or "shipped"."""
 
     who: str
     task: str
     split: str = "seen"
     robot: str = "Panda"
 
-    def file(self, work: Path) -> Path:
-        return work / f"{self.who}-{self.task}-{self.split}-{self.robot}.json"
+    @property
+    def file(self) -> Path:
+        return RUNS / f"{self.who}-{self.task}-{self.split}-{self.robot}.json"
+
+    def write(self, measured: Measured) -> None:
+        """Keep what was measured; a file that is there is whole."""
+        RUNS.mkdir(exist_ok=True)
+        origin = {key: value for key, value in provenance().items() if key in ("commit", "machine", "date")}
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps({**measured, **origin}, indent=1) + "\n")
+        partial.replace(self.file)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path, help="folder for what has been measured")
-    parser.add_argument("--checkpoint", type=Path, help="the policy; the one that ships if left out")
-    arguments = parser.parse_args()
-    work: Path = arguments.work
-    work.mkdir(parents=True, exist_ok=True)
-    scripted = run_scripted(work)
+    scripted = run_scripted()
     shipped = {
-        (task, split): run_shipped(work, task, split, arguments.checkpoint)
-        for split in SPLITS
-        for task in tasks.TABLE_TASKS
+        (task, split): run_shipped(Run("shipped", task, split)) for split in SPLITS for task in tasks.TABLE_TASKS
     }
-    speed = run_speed(work)
+    speed = run_speed()
     found = {
         "tasks": {task: place(scripted, shipped, task, "seen") for task in tasks.ROBOT_TASKS},
         "splits": {split: pooled(scripted, shipped, split) for split in SPLITS},
@@ -99,21 +104,20 @@ def pooled(scripted: dict[Run, Measured], shipped: dict[tuple[str, str], Measure
     return {**together, "tasks": by_task}
 
 
-def run_scripted(work: Path) -> dict[Run, Measured]:
+def run_scripted() -> dict[Run, Measured]:
     """The experts and random actions, without cameras."""
     runs = [Run(who, task) for who in DRIVERS for task in tasks.ROBOSUITE_TASKS]
     runs += [Run(who, task, split) for who in DRIVERS for task in tasks.TABLE_TASKS for split in SPLITS]
     others = [robot for robot in get_args(tasks.Robot) if robot != "Panda"]
     runs += [Run("expert", task, robot=robot) for task in tasks.ROBOSUITE_TASKS for robot in others]
-    missing = [run for run in runs if not run.file(work).exists()]
+    missing = [run for run in runs if not run.file.exists()]
     # spawn: a forked child would inherit this process's state of robosuite
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        done = pool.map(measure, missing, [work] * len(missing))
-        list(tqdm(done, total=len(missing), desc="expert and random", unit="run"))
-    return {run: json.loads(run.file(work).read_text()) for run in runs}
+        list(tqdm(pool.map(measure, missing), total=len(missing), desc="expert and random", unit="run"))
+    return {run: json.loads(run.file.read_text()) for run in runs}
 
 
-def measure(run: Run, work: Path) -> None:
+def measure(run: Run) -> None:
     """Play SCRIPTED_EPISODES evaluation episodes, on none of which an expert was tuned, and write what came of them."""
     options = {"robot": run.robot} if run.task in tasks.ROBOSUITE_TASKS else {}
     env = tasks.make(run.task, run.split, cameras=(), **options)
@@ -125,9 +129,7 @@ def measure(run: Run, work: Path) -> None:
     if "right_object" in ended[seeds[0]]:
         measured["right_object"] = rate_of(info["right_object"] for info in ended.values()).to_dict()
     measured["failures"] = {str(seed): info["failure"] for seed, info in ended.items() if not info["success"]}
-    partial = run.file(work).with_suffix(".partial")
-    partial.write_text(json.dumps({**measured, "commit": provenance()["commit"]}))
-    partial.replace(run.file(work))
+    run.write(measured)
 
 
 Driver = Callable[[int], Callable[[], np.ndarray]]
@@ -165,19 +167,23 @@ def play(env: ArmEnv, drive: Driver, seed: int) -> Measured:
             return info
 
 
-def run_shipped(work: Path, task: str, split: str, checkpoint: Path | None) -> Measured:
+def run_shipped(run: Run) -> Measured:
     """The policy, by `aegis eval`."""
-    options = ("--split", split, "--seed", SEED, "--workers", WORKERS)
-    file = work / f"shipped-{task}-{split}.json"
-    return evaluate(file, checkpoint, task, SHIPPED_EPISODES[split], *options)
+    policy = load_policy().info.checkpoint
+    if not run.file.exists() or json.loads(run.file.read_text())["checkpoint"] != policy:
+        options = ("--split", run.split, "--seed", SEED, "--workers", WORKERS)
+        with tempfile.TemporaryDirectory() as folder:
+            measured = evaluate(Path(folder, "eval.json"), None, run.task, SHIPPED_EPISODES[run.split], *options)
+        run.write({**measured, "checkpoint": policy})
+    return json.loads(run.file.read_text())
 
 
-def run_speed(work: Path) -> Measured:
+def run_speed() -> Measured:
     """What a second worker gains, by parallel_evaluation.py."""
-    file = work / "speed.json"
+    file = RUNS / "speed.json"
     if not file.exists():
         script = Path(__file__).with_name("parallel_evaluation.py")
-        subprocess.run([sys.executable, str(script), "--output", str(file)], check=True)
+        subprocess.run([sys.executable, str(script), str(file)], check=True)
     return json.loads(file.read_text())
 
 

@@ -1,8 +1,8 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
 Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. Takes some
-four hours on two cores. Writes benchmarks/results/default_policy.json; `--ship` then copies the VLM and the policy into
-the package.
+four hours on two cores, half of them for the VLM, which `--keep-vlm` takes from the package instead. Writes
+benchmarks/results/default_policy.json; `--ship` then copies what was made into the package.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from aegis_sim.tasks import QUESTION_TASKS, TABLE_TASKS
 
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 SCENES, DRAWN = 14_000, 10_000
-DEMONSTRATIONS, TAKEOVERS = 2_500, 800  # of each task
+DEMONSTRATIONS = {"pick": 1_500, "place-on": 1_500, "place-beside": 1_000}
+TAKEOVERS = {"pick": 600, "place-on": 1_000, "place-beside": 600}
 PRETRAINING = PretrainConfig(steps=8_000, compile=True)
-FIRST = TrainConfig(method="stop-gradient", steps=6_000, eval_every=6_000, compile=True)
-SECOND = TrainConfig(method="stop-gradient", steps=12_000, eval_every=6_000, compile=True)
+FIRST = TrainConfig(method="stop-gradient", steps=4_000, eval_every=4_000, compile=True)
+SECOND = TrainConfig(method="stop-gradient", steps=10_000, eval_every=5_000, compile=True)
 EPISODES, SCENES_ASKED, FILMS, SEED, WORKERS = 200, 300, 3, 0, 2
 Results = dict[str, dict[str, Any]]
 """Task -> what was measured."""
@@ -47,6 +48,11 @@ recipe is in `train_config.json`, the curves in `metrics.jsonl`, the whole way i
 knows some eighty words; what it is asked in others it cannot read.
 """
 
+SHIPPED_VLM: tuple[object, ...] = (
+    *("--checkpoint", checkpoint.asset("aegis-tiny-vlm")),
+    *("--anchor", checkpoint.asset("aegis-tiny") / "anchor.safetensors"),
+)
+"""Options with which training starts from the VLM that ships; it then watches the questions that ship."""
 SHIPPED_QUESTIONS = 64
 """Scenes of each kind that ship, held out, so that training can watch VQA without a file of one's own."""
 
@@ -54,14 +60,17 @@ SHIPPED_QUESTIONS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 8 GB)")
-    parser.add_argument("--ship", action="store_true", help="copy the VLM and the policy into the package")
+    parser.add_argument("--keep-vlm", action="store_true", help="start from the VLM that ships, do not make one")
+    parser.add_argument("--ship", action="store_true", help="copy what was made into the package")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    fine_tune(work, make_vlm(work))
+    fine_tune(work, SHIPPED_VLM if arguments.keep_vlm else make_vlm(work))
     results = measure(work)
     if arguments.ship:
-        ship(work, results)
+        if not arguments.keep_vlm:
+            ship_vlm(work, results)
+        ship_policy(work, results)
 
 
 def question_sets(work: Path) -> tuple[list[Path], list[Path]]:
@@ -76,7 +85,7 @@ def question_sets(work: Path) -> tuple[list[Path], list[Path]]:
 
 
 def make_vlm(work: Path) -> tuple[object, ...]:
-    """The VLM and its anchor; returns the options with which training starts from them."""
+    """The VLM and its anchor; options as SHIPPED_VLM's, and larger question sets."""
     sets, holdouts = question_sets(work)
     vlm = train(work / "vlm", "pretrain", PRETRAINING, "--vqa", *sets, "--holdout", *holdouts)
     anchor = work / "anchor.safetensors"
@@ -87,7 +96,7 @@ def make_vlm(work: Path) -> tuple[object, ...]:
 def demonstrations(work: Path, task: str) -> Path:
     """The expert's demonstrations of a task."""
     output = work / f"{task}.hdf5"
-    which = ("--task", task, "--episodes", DEMONSTRATIONS, "--short-fraction", 0.6, "--seed", 1)
+    which = ("--task", task, "--episodes", DEMONSTRATIONS[task], "--short-fraction", 0.6, "--seed", 1)
     aegis(output, "record", *which, "--workers", WORKERS, "--output", output)
     return output
 
@@ -98,7 +107,7 @@ def fine_tune(work: Path, start: tuple[object, ...]) -> None:
     first = train(work / "first", "train", FIRST, "--dataset", *recorded, *start)
     for task in TABLE_TASKS:
         takeovers = work / f"{task}-takeover.hdf5"
-        which = ("--task", task, "--episodes", TAKEOVERS, "--takeover", first, "--seed", 2)
+        which = ("--task", task, "--episodes", TAKEOVERS[task], "--takeover", first, "--seed", 2)
         aegis(takeovers, "record", *which, "--workers", WORKERS, "--output", takeovers)
         recorded.append(takeovers)
     train(work / "policy", "train", SECOND, "--dataset", *recorded, "--checkpoint", first, *start[2:])
@@ -117,21 +126,29 @@ def measure(work: Path) -> Results:
     return results
 
 
-def ship(work: Path, results: Results) -> None:
-    """Copy the VLM, the policy and small held-out question sets into the package, with what was measured."""
-    for source, name in ((work / "vlm", "aegis-tiny-vlm"), (work / "policy", "aegis-tiny")):
-        target = checkpoint.asset(name)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(checkpoint.resolve(source), target)
-    rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
+def ship_vlm(work: Path, results: Results) -> None:
+    """Copy the VLM, its anchor and small held-out question sets into the package, with what was measured."""
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
     answers = {task: results[task] for task in QUESTION_TASKS}  # the VLM's own: the policy's backbone is it, to the bit
+    copy(work / "vlm", "aegis-tiny-vlm")
     checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(answers))
-    with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
-        card.write(measured_table(results))
     for task in QUESTION_TASKS:
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
+
+
+def ship_policy(work: Path, results: Results) -> None:
+    """Copy the policy into the package, with what was measured."""
+    copy(work / "policy", "aegis-tiny")
+    rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
+    with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
+        card.write(measured_table(results))
+
+
+def copy(run: Path, name: str) -> None:
+    """Replace the files of a checkpoint in the package, and no others, by those of a training run."""
+    target = checkpoint.asset(name)
+    shutil.copytree(checkpoint.resolve(run), target, dirs_exist_ok=True)
 
 
 def rename(folder: Path, name: str) -> None:

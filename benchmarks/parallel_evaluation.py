@@ -1,9 +1,9 @@
-"""How much faster an evaluation is on two cores: `python benchmarks/parallel_evaluation.py`.
+"""How much faster an evaluation is on two cores: `python benchmarks/parallel_evaluation.py JSON`.
 
 The same `aegis eval` of one camera, 128 x 128, by one process and by two workers in turn, each a command of its own
 with its whole start-up. What counts is the ratio of the two medians, and that all find the same numbers. The policy is
 the one that ships, given that camera alone: what it can do with it is of no interest here, what it costs is. Takes some
-twenty minutes on an idle machine. Writes benchmarks/results/parallel_evaluation.json.
+twenty minutes on an idle machine. Part of arena.py, which puts the file into arena.json as `speed`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provenance import ROOT, provenance
+from provenance import provenance
 
 from aegis_policy import Camera
 from aegis_policy.model import checkpoint
 from aegis_sim.results import UNREPEATABLE
 
-RESULTS = ROOT / "benchmarks" / "results" / "parallel_evaluation.json"
 CAMERA = Camera("front", 128, 128)
 TARGET = 1.7
 SEED = 0
@@ -33,10 +32,10 @@ SEED = 0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, metavar="JSON", help="the file to write")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3, help="of each number of workers, in turn")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     seconds: dict[int, list[float]] = {1: [], arguments.workers: []}
     found: list[dict[str, Any]] = []

@@ -46,7 +46,7 @@ def model_card(info: PolicyInfo, config: TrainConfig, step: int, metrics: str) -
             f"- cameras: {cameras}",
             f"- state: {_features(info.state)}",
             f"- actions: {info.horizon} at a time at {info.control_hz:g} Hz: {_features(info.actions)}",
-            f"- instructions such as: {'; '.join(info.instructions[:3])}",
+            f"- instructions such as: {'; '.join(info.instructions[:: max(1, len(info.instructions) // 3)][:3])}",
             "",
         ]
     )

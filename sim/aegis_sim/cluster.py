@@ -37,7 +37,8 @@ def spread_on_ray(
         from ray.util import ActorPool
     except ModuleNotFoundError as error:
         raise ValueError(f"--ray {address} needs the package 'ray': pip install \"aegis-policy[ray]\"") from error
-    ray.init(address=address, **({"include_dashboard": False} if address == "local" else {}))
+    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, **local)
     try:
         resources = ray.cluster_resources()
         if workers > resources.get("CPU", 0):
@@ -49,7 +50,7 @@ def spread_on_ray(
             max_task_retries=MAX_DEATHS - 1,
         )
         pool = ActorPool([actor.remote(make) for _ in range(min(workers, len(items)))])
-        work = enumerate(items)
+        work: Any = enumerate(items)  # ActorPool asks for a list and takes any iterable
         yield from in_order(pool.map_unordered(lambda one, numbered: one.work.remote(*numbered), work))
     except RayTaskError as error:  # what a tool raised, wrapped up with a traceback of the other process
         raise error.cause from error

@@ -8,13 +8,11 @@ demonstrations (tabletop only) start somewhere on the way: fewer steps each, so 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections import deque
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from aegis_sim.expert import Expert
 from aegis_sim.starts import REPLAN_EVERY, TAKEOVER_STEPS, drive, start_on_the_way
 from aegis_sim.table_env import TableEnv
 from aegis_sim.tasks import ROBOT_TASKS, TABLE_TASKS, check_split, episode_seed, expert, make
+from aegis_sim.workers import spread
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +144,11 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
     if episodes < 1 or workers < 1:
         raise ValueError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
     failed = 0
-    with DemonstrationFile(output) as file, _attempts(recording, workers) as attempts:
+    endless = range(sys.maxsize)
+    with (
+        DemonstrationFile(output) as file,
+        closing(spread(partial(Recorder, recording), endless, workers)) as attempts,
+    ):
         with tqdm(total=episodes, desc=f"record {recording.task}", unit="demo") as progress:
             for attempt in attempts:
                 if attempt is None:
@@ -164,43 +167,3 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
         file.finish(recording.task, recording.split, {**asdict(recording), "failed": failed})
     log.info("wrote %d demonstrations to %s, left out %d failed attempts", file.kept, output, failed)
     return failed
-
-
-@contextmanager
-def _attempts(recording: Recording, workers: int) -> Iterator[Iterator[Demonstration | None]]:
-    """Attempts 0, 1, 2, ... without end, in order, from this process or from `workers` spawned ones."""
-    if workers == 1:
-        recorder = Recorder(recording)
-        try:
-            yield map(recorder, count())
-        finally:
-            recorder.close()
-        return
-    # spawn: a forked child would inherit this process's GL state. An executor: a pool waits forever for a killed child.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(recording,)) as pool:
-        try:
-            yield _ahead(pool, 2 * workers)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _ahead(pool: ProcessPoolExecutor, reach: int) -> Iterator[Demonstration | None]:
-    """Attempts in order, `reach` of them under way at any time."""
-    pending = deque(pool.submit(_work, index) for index in range(reach))
-    for index in count(reach):
-        yield pending.popleft().result()
-        pending.append(pool.submit(_work, index))
-
-
-_recorder: Recorder | None = None  # a worker's own
-
-
-def _start_worker(recording: Recording) -> None:
-    global _recorder
-    _recorder = Recorder(recording)
-
-
-def _work(index: int) -> Demonstration | None:
-    assert _recorder is not None, "_start_worker has not run"
-    return _recorder(index)

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection, wait
@@ -47,7 +47,7 @@ def spread(make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int)
     Args:
         make: makes a tool, once in each worker. For more than one worker it must be importable there: a function or
             class of a module, or a `functools.partial` of one.
-        items: what a tool is called with; a tool's result must depend on its item alone.
+        items: what a tool is called with; a tool's result must depend on its item alone. May be a range without end.
         workers: 1 works in this process, more start as many.
 
     Raises:
@@ -84,13 +84,13 @@ def _here(make: Callable[[], Tool[Any, R]], items: Sequence[Any]) -> Generator[R
 def _in_processes(
     make: Callable[[], Tool[Any, R]], items: Sequence[Any], workers: int
 ) -> Generator[tuple[int, R], None, None]:
-    queue = deque(range(len(items)))
-    deaths = [0] * len(items)
+    todo, again = iter(range(len(items))), deque[int]()
+    deaths = Counter[int]()
     crew: list[_Worker] = []
     try:
         for _ in range(workers):
             crew.append(_Worker(make))
-            crew[-1].give(queue.popleft(), items)
+            crew[-1].give(next(todo), items)
         while busy := {worker.pipe: worker for worker in crew if worker.index is not None}:
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]  # nothing but pipes was waited for
@@ -102,9 +102,10 @@ def _in_processes(
                     if deaths[index] == MAX_DEATHS:
                         raise RuntimeError(f"{MAX_DEATHS} workers died over the same work, {items[index]}: {message}")
                     log.warning("a worker died at %s: %s; another one does it again", items[index], message)
-                    queue.appendleft(index)
-                if queue:
-                    worker.give(queue.popleft(), items)
+                    again.append(index)
+                due = again.popleft() if again else next(todo, None)
+                if due is not None:
+                    worker.give(due, items)
                 if not isinstance(message, _Death):
                     yield index, message
     finally:
