@@ -352,7 +352,7 @@ def test_missing_packages_and_mice_are_said(env: ArmEnv, monkeypatch: pytest.Mon
         ({"takeover": "runs/mine"}, "the scripted expert's"),
         ({"workers": 2}, "one worker"),
         ({"episodes": 0}, "at least 1"),
-        ({"task": "dance"}, "task 'dance'"),
+        ({"task": "questions"}, "task 'questions'"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, options: dict, complaint: str) -> None:
