@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def screen() -> Iterator[bool]:
     """Whether there is a screen; pynput decides as it is imported, once."""
     with pytest.MonkeyPatch.context() as patch:
