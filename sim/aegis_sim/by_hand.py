@@ -69,11 +69,10 @@ def record_by_hand(recording: Recording, episodes: int, output: Path) -> int:
         window.status("Setting up ...", "waiting")
         window.wait(0)
         env = make(recording.task, recording.split)
-        hand = open_device(recording.device, env, lambda: window.focused)
         try:
+            hand = open_device(recording.device, env, lambda: window.focused)
             return Session(recording, env, hand, window).record(episodes, output)
         finally:
-            hand.close()
             env.close()
 
 

@@ -43,14 +43,8 @@ def record(
         device: what to record by hand with, "keyboard" or "spacemouse"; needs a screen and the extra "teleop". The
             scripted expert records if left out.
     """
-    from aegis_sim.tasks import QUESTION_TASKS
-
-    if task in QUESTION_TASKS:
-        from aegis_sim.question_sets import record_questions
-
-        record_questions(task, episodes, output, seed=seed, workers=workers)
-        return
     from aegis_sim.demonstrations import Recording, record_demonstrations
+    from aegis_sim.tasks import QUESTION_TASKS
 
     if device is not None:
         from aegis_sim.by_hand import record_by_hand
@@ -60,7 +54,11 @@ def record(
         mine = Recording(task, split, seed, short_fraction=short_fraction, takeover=takeover, device=device)
         record_by_hand(mine, episodes, output)
         return
+    if task in QUESTION_TASKS:
+        from aegis_sim.question_sets import record_questions
 
+        record_questions(task, episodes, output, seed=seed, workers=workers)
+        return
     record_demonstrations(
         Recording(task, split, seed, noise, short_fraction, takeover), episodes, output, workers=workers
     )

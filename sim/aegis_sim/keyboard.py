@@ -7,7 +7,7 @@ from typing import Any
 
 from robosuite.devices.keyboard import Keyboard
 
-SPEED, TURN_SPEED = 0.25, 1.0  # m/s and rad/s, in the end
+STEP, TURN = 0.03125, 0.125  # m and rad asked for per control step, in the end: as by robosuite's SpaceMouse
 START, RAMP = 0.2, 0.8  # the share of it that a key begins with, so that a tap is small, and s until it has all of it
 
 _METRES, _RADIANS = 0.1875, 0.075  # what a key press moves robosuite's goal by, with a sensitivity of 1
@@ -48,8 +48,8 @@ class HeldKeyboard(Keyboard):
     def get_controller_state(self) -> dict[str, Any]:
         for key, readings in list(self._held.items()):  # the listener's thread may add to it meanwhile
             share = min(START + (1 - START) * readings * self._period / RAMP, 1.0)
-            self.pos_sensitivity = share * SPEED * self._period / _METRES
-            self.rot_sensitivity = share * TURN_SPEED * self._period / _RADIANS
+            self.pos_sensitivity = share * STEP / _METRES
+            self.rot_sensitivity = share * TURN / _RADIANS
             super().on_press(key)
             self._held[key] = readings + 1
             if key in self._released:

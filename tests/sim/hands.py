@@ -20,6 +20,7 @@ KEYS = {  # axis of an action -> the keys that go down it and up it
     4: ("h", "y"),
     5: ("p", "o"),
 }
+FULL = np.array([0.03125] * 3 + [0.125] * 3)  # m and rad per control step: all the way
 
 
 @contextmanager
@@ -111,14 +112,13 @@ class Reports:
 class Pusher:
     """Pushes and twists a SpaceMouse as the expert's next action asks for."""
 
-    def __init__(self, env: ArmEnv, mouse: Reports, speed: float, turn_speed: float) -> None:
+    def __init__(self, env: ArmEnv, mouse: Reports) -> None:
         self._expert, self._mouse = expert(env), mouse
-        self._full = np.array([speed] * 3 + [turn_speed] * 3) / env.control_hz
         self._closed = False
 
     def look(self) -> None:
         action = self._expert.act()
-        x, y, z, rx, ry, rz = np.clip(action[:6] / self._full, -1, 1)
+        x, y, z, rx, ry, rz = np.clip(action[:6] / FULL, -1, 1)
         self._mouse.push(np.array([y, x, -z, ry, rx, -rz]))
         if self._closed != (action[6] >= 0.5):
             self._closed = not self._closed
