@@ -23,6 +23,7 @@ from aegis_policy.control.motion import Motion, Piece, Reach, stop, travel
 TOLERANCE = 1e-9
 """Within which limits hold: relative to the limit; of positions below 1, absolute."""
 _SHARE = 0.9  # of the fastest, what a target is taken to move at most: the rest is for catching up with it
+_REST = 1e-13  # of the limits of velocity and acceleration: what is below it is a rounding, and at rest
 _SLACK = TOLERANCE / 4  # what one check allows; the rest is for the rounding between two checks
 
 
@@ -78,28 +79,29 @@ class _Axis:
 
     @property
     def at_rest(self) -> bool:
-        """But for rounding."""
-        limits, motion = self._limits, self.motion
-        return (
-            abs(motion.velocity) <= _SLACK * limits.velocity
-            and abs(motion.acceleration) <= _SLACK * limits.acceleration
-        )
+        return self.motion.velocity == 0.0 and self.motion.acceleration == 0.0
 
     def follow(self, target: Motion, dt: float) -> None:
+        limits = self._limits
         # Within the looser of the limits and of what the stop from here needs anyway; that, with slack, would add up
         allowed = self._allowed.joined(self._stop)
         if (proposal := self._propose(self._possible(target), dt)) is not None:
             end, way = travel(self.motion, proposal, dt)
             after = self._stop_from(end)
             if way.within(allowed) and after.within(allowed):
-                self.motion, self._stop = end, after
+                arrived = (
+                    abs(end.velocity) < _REST * limits.velocity and abs(end.acceleration) < _REST * limits.acceleration
+                )
+                self.motion, self._stop = Motion(end.position) if arrived else end, after
                 return
         self.brake(dt)
 
     def brake(self, dt: float) -> None:
+        if self.at_rest:
+            return
         pieces = stop(self.motion, self._limits.acceleration, self._limits.jerk)
         end, _ = travel(self.motion, pieces, dt)
-        self.motion = Motion(end.position) if self.at_rest or sum(piece.duration for piece in pieces) <= dt else end
+        self.motion = Motion(end.position) if sum(piece.duration for piece in pieces) <= dt else end
         self._stop = self._stop_from(self.motion)
 
     def _stop_from(self, motion: Motion) -> Reach:

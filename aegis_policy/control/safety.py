@@ -17,9 +17,9 @@
                           └─────────────────┘
                             no command, latched
 
-`reset` leads to IDLE, where nothing is commanded: it never moves the robot. Nor does `start` on its own: the first chunk
-that was observed after it does. What is not drawn is refused: no reset on the move, no start out of ESTOP. A stop may be
-asked for anywhere; where nothing moves it changes nothing.
+`reset` leads to IDLE, where nothing is commanded: it never moves the robot. Nor does `start` on its own: the first
+chunk that was observed after it does. What is not drawn is refused: no reset on the move, no start out of ESTOP. A stop
+may be asked for anywhere; where nothing moves it changes nothing.
 """
 
 from __future__ import annotations
