@@ -151,7 +151,7 @@ class Anything(RuleBasedStateMachine):
         assert self.controller.state in (State.IDLE, State.STOPPED, State.ESTOP)
 
 
-Anything.TestCase.settings = settings(max_examples=120, stateful_step_count=20)
+Anything.TestCase.settings = settings(max_examples=50, stateful_step_count=20)
 TestAnything = Anything.TestCase
 
 
