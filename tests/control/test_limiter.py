@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aegis_policy.control import TOLERANCE, AxisLimits, GripperLimits
 from aegis_policy.control.limiter import Limiter, Target
+from aegis_policy.control.motion import Motion, Piece, stop, travel
 from tests.control.robot import assert_inside, assert_one_motion
 
 AXIS = AxisLimits(1.0, 4.0, 40.0, jump=1.0, chunk_jerk=1e4, lower=-1.0, upper=1.5)
@@ -87,6 +88,23 @@ def test_it_arrives_and_stays(limits, place, dt):
     drive(limiter, [(place, 0.0, int(5 / dt))], dt)
     assert limiter.at_rest
     assert limiter.commanded[:, 0] == pytest.approx([place, 0, 0], abs=1e-9)
+
+
+@given(SWIFT, st.floats(0.0, 0.3), st.floats(0.2, 2.0), COARSE)
+@settings(max_examples=40)
+def test_who_catches_up_with_a_target_that_stops_at_the_last_moment_stops_in_time(limits, lag, cruise, dt):
+    """The fastest way to such a target leads through the limit: this is what each proposal is checked for."""
+    limits, fast = replace(limits, lower=-30.0), Motion(0.0, 0.9 * limits.velocity)
+    pieces = [Piece(cruise, 0.0), *stop(fast, limits.acceleration, limits.jerk)]
+    begin = limits.upper - travel(fast, pieces, 100.0)[0].position - 1e-6
+    limiter = Limiter([limits], np.array([begin - lag]))
+    before = limiter.commanded
+    for i in range(int((cruise + 2) / dt)):
+        ahead, _ = travel(fast, pieces, i * dt)
+        limiter.follow(target(begin + ahead.position, ahead.velocity), dt)
+        assert_inside(limiter.commanded, [limits])
+        assert_one_motion(before, limiter.commanded, dt, [limits])
+        before = limiter.commanded
 
 
 def test_a_target_outside_is_approached_to_the_limit():
