@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings one")
 
+import signal
 import sys
 
 import numpy as np
@@ -78,3 +79,14 @@ def test_a_wrong_parameter_ends_the_node_with_the_reason(parameter: str, reason:
     with Robot("-p", parameter) as robot:
         assert robot.process.wait(timeout=60) == 1
         assert reason in robot.log() and "[FATAL]" in robot.log()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_without_complaint_when_it_is_told_to(how: signal.Signals) -> None:
+    with Robot() as robot:
+        watcher = Watcher()
+        watcher.wait_for(lambda: watcher.images["front"], "the first image")
+        robot.process.send_signal(how)
+        assert robot.process.wait(timeout=30) == 0
+        assert "Traceback" not in robot.log()
+        watcher.destroy_node()

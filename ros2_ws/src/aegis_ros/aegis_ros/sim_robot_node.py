@@ -183,7 +183,8 @@ def main() -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # how one stops it
     except Exception:
-        rclpy.logging.get_logger("sim_robot").fatal(traceback.format_exc())
-        sys.exit(1)
+        if rclpy.ok():  # else a signal came in the middle of publishing
+            rclpy.logging.get_logger("sim_robot").fatal(traceback.format_exc())
+            sys.exit(1)
     finally:
         rclpy.try_shutdown()
