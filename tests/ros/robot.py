@@ -15,10 +15,10 @@ from aegis_interfaces.srv import NewEpisode
 from ament_index_python.packages import get_package_prefix
 from builtin_interfaces.msg import Duration
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aegis_ros.conversions import image_to_numpy, to_seconds
@@ -96,6 +96,15 @@ class Watcher(Node):
 
     def move_fingers(self, *values: float) -> None:
         self._gripper.publish(Float64MultiArray(data=values))
+
+    def latched(self, topic: str) -> str:
+        """What was said there last, before anyone listened."""
+        told: list[str] = []
+        profile = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        subscription = self.create_subscription(String, topic, lambda message: told.append(message.data), profile)
+        self.wait_for(lambda: told, topic)
+        self.destroy_subscription(subscription)
+        return told[-1]
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self.create_client(kind, name)

@@ -6,6 +6,7 @@ import numpy as np
 from trajectory_msgs.msg import JointTrajectory
 
 from aegis_ros.trajectory import Trajectory, plan
+from aegis_sim.description import urdf
 from aegis_sim.env import ACTION_FEATURES, ArmEnv
 from aegis_sim.joints import ARM_JOINTS, FINGER_JOINTS, FINGER_TRAVEL, JointServo
 from aegis_sim.tasks import make
@@ -66,6 +67,10 @@ class SimRobot:
         """The task of the episode."""
         assert self._made is not None
         return self._made[0]
+
+    def description(self) -> str:
+        """The robot's kinematics as URDF."""
+        return urdf(self.env.arm)
 
     # -- controllers ---------------------------------------------------------------------------------------------
 

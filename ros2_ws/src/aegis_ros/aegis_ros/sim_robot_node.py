@@ -80,6 +80,7 @@ class SimRobotNode(Node):
         self.robot = SimRobot(self._task, self._split, seed, size)
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", CLOCK)
         self._joint_states = self.create_publisher(JointState, "joint_states", RELIABLE)
+        self._description = self.create_publisher(String, "robot_description", LATCHED)
         self._instruction = self.create_publisher(String, "instruction", LATCHED)
         self._cameras: dict[str, Publisher] = {
             name: self.create_publisher(Image, f"{name}/image_raw", qos_profile_sensor_data)
@@ -91,6 +92,7 @@ class SimRobotNode(Node):
         self.create_subscription(Float64MultiArray, "gripper_controller/commands", self._on_gripper, RELIABLE)
         self.create_service(NewEpisode, "~/new_episode", self._on_new_episode)
         self.create_service(Trigger, "~/success", self._on_success)
+        self._description.publish(String(data=self.robot.description()))
         self._announce()
         # The simulation makes the robot's time, so it goes by the machine's.
         self.create_timer(TURN, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
