@@ -36,6 +36,9 @@ class Reason(IntEnum):
     FAULT = 7
 
 
+FAULTS = (Reason.STALE_INPUT, Reason.POLICY_ERROR, Reason.LIMIT, Reason.FAULT)
+
+
 @dataclass(frozen=True)
 class Ending:
     """Why an instruction ended, in a word and in words, and what had been done, when the arm had come to rest."""
@@ -182,6 +185,7 @@ class Driver:
         """
         with self._lock:
             self._controller.reset()
+            self._trouble = ""
 
     # -- the control loop's thread -------------------------------------------------------------------------------
 
@@ -235,7 +239,7 @@ class Driver:
             job, self._job = self._job, None
             if job.ending is None:
                 job.ending = self._blame(self._controller.reason)
-            self._trouble = job.ending[1] if job.ending[0] >= Reason.STALE_INPUT else ""
+            self._trouble = job.ending[1] if job.ending[0] in FAULTS else ""
             job.end(now, self._steps)
         if self._job is None and state is State.STOPPED:
             self._controller.reset()

@@ -76,11 +76,11 @@ class Stream(Generic[T]):
         newest = self.newest
         if newest is None:
             return f"{self._name}: nothing has come"
-        age, waited = now - newest.stamp, now - newest.arrived
-        if waited > self._limit:
-            return f"{self._name}: nothing new for {waited:.3f} s, limit {self._limit:g} s"
-        if age > self._limit:
-            return f"{self._name}: stamped {age:.3f} s ago although it has just come, limit {self._limit:g} s"
+        age, silent, delay = now - newest.stamp, now - newest.arrived, newest.arrived - newest.stamp
+        if delay > self._limit:
+            return f"{self._name}: {delay:.3f} s old as it came (or its clock is another), limit {self._limit:g} s"
+        if max(age, silent) > self._limit:
+            return f"{self._name}: nothing new for {max(age, silent):.3f} s, limit {self._limit:g} s"
         if age < -self._ahead:
             return f"{self._name}: stamped {-age:.3f} s in the future, limit {self._ahead:g} s"
         return None
