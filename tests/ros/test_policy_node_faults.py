@@ -1,4 +1,4 @@
-"""`policy_node` as a process among others that fail: it refuses what does not fit, and stops the arm for what goes missing."""
+"""`policy_node` among what fails: it refuses what does not fit, and stops the arm for what goes missing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_policy_server_that_dies_halts_the_arm_and_so_does_the_node_itself(ope
             server.kill()
             ended = operator.outcome(handle)
             assert ended.reason == REASON.POLICY_ERROR and "ConnectionError" in ended.message
-            times, speeds = speeds_from(operator, killed)
+            _, speeds = speeds_from(operator, killed)
             assert speeds[-1] < 0.02
             policy.process.kill()
     finally:
