@@ -87,14 +87,15 @@ def test_a_camera_that_freezes_halts_the_arm_and_says_for_how_long(operator: Ope
         operator.wait(0.5)
         operator.wait_for(lambda: set_off(operator), "a motion, with the camera back")
         policy.process.send_signal(signal.SIGTERM)  # in motion: the arm comes to rest first
-        assert policy.process.wait(timeout=60) == 0
+        operator.wait_for(lambda: policy.process.poll() is not None, "the node's end")
+        assert policy.process.returncode == 0, policy.log()
         ended_at = operator.now()
         operator.wait(0.5)
         times, speeds = speeds_from(operator, ended_at)
         assert speeds[times > ended_at + 0.2].max() < 0.02
 
 
-def test_a_policy_server_that_dies_halts_the_arm_and_so_does_the_node_itself(operator: Operator) -> None:
+def test_a_policy_server_that_dies_halts_the_arm(operator: Operator) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,9 +113,9 @@ def test_a_policy_server_that_dies_halts_the_arm_and_so_does_the_node_itself(ope
             server.kill()
             ended = operator.outcome(handle)
             assert ended.reason == REASON.POLICY_ERROR and "ConnectionError" in ended.message
+            operator.wait(0.3)
             _, speeds = speeds_from(operator, killed)
-            assert speeds[-1] < 0.02
-            policy.process.kill()
+            assert speeds.max() > 0.1 and speeds[-1] < 0.02
     finally:
         server.kill()
         server.wait()
