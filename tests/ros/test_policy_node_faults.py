@@ -105,7 +105,7 @@ def test_a_policy_server_that_dies_halts_the_arm(operator: Operator) -> None:
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for_server(url)
-        with PolicyProcess("-p", f"policy:={url}") as policy:
+        with PolicyProcess("-p", f"policy:={url}"):
             operator.start()
             handle = set_off(operator)
             assert operator.ask("what color is the object?").success

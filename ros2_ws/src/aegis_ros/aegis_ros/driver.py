@@ -227,7 +227,7 @@ class Driver:
         elif now - job.began >= job.limit:
             self.end(job, Reason.TIME_LIMIT, f"the time is up: {job.limit:g} s")
         elif self._first_stamp is None and now - job.began > self._first_chunk:
-            refused = f"; the last was refused: {self._rejection}" if self._rejection else ""
+            refused = f"; the last {self._rejection}" if self._rejection else ""
             self.end(job, Reason.POLICY_ERROR, f"no actions within {self._first_chunk:g} s{refused}")
 
     def _settle(self, now: float) -> None:
@@ -266,7 +266,8 @@ class Driver:
         if fault.startswith("chunk:"):
             if self._rejection is None:
                 return Reason.POLICY_ERROR, f"{fault}; the policy was too late"
-            return Reason.LIMIT, f"{fault}; newer ones were refused, the last for {self._rejection}"
+            broken = self._rejection.check in ("jump", "jerk")
+            return Reason.LIMIT if broken else Reason.POLICY_ERROR, f"{fault}; the last {self._rejection}"
         return (Reason.LIMIT if fault.startswith("following:") else Reason.FAULT), fault
 
     def _fail(self, reason: Reason, message: str, now: float) -> None:

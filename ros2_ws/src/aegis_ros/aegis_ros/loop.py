@@ -9,6 +9,7 @@ from threading import Event, Thread
 log = logging.getLogger(__name__)
 
 LOOK = 0.002  # s of real time between two looks at a clock that may be a simulation's
+JOIN = 2.0  # s of real time to wait for a step that hangs, on a server that does not answer, say
 EARLY = 0.1  # of a period: a simulated clock moves in steps, and may be a rounding short of the next tick
 
 
@@ -32,9 +33,9 @@ class Loop(Thread):
             self._broken(f"{self.name}: {type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        """End after the step that is being made."""
+        """End after the step that is being made; if that hangs, it is left behind."""
         self._stopped.set()
-        self.join()
+        self.join(JOIN)
 
 
 class Pace:

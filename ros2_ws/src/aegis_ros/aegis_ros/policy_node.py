@@ -346,7 +346,7 @@ class PolicyNode(LifecycleNode):
     def end(self) -> None:
         """Bring the arm to rest and let go of everything."""
         self._halt("the node ends")
-        self._answering.shutdown(wait=True, cancel_futures=True)
+        self._answering.shutdown(wait=False, cancel_futures=True)
         self._release()
 
 
