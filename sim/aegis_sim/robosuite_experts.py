@@ -159,7 +159,7 @@ class NutExpert(RobosuiteExpert[NutEnv]):
     HOVER: ClassVar[float] = 0.05  # m above the peg's top, to clear both pegs
     DEPTH: ClassVar[float] = 0.03  # m below the peg's top, where the nut is let go
     TIGHT: ClassVar[float] = 0.006  # m by which the funnel is narrower: the square nut has 7 mm to either side
-    SQUARE: ClassVar[float] = 0.05  # m beside that a heading one rad off counts as
+    SQUARE: ClassVar[float] = 0.05  # m beside, as which one rad off counts
     WRIST: ClassVar[float] = 1.9  # rad to either side that a wrist turns
 
     def act(self) -> np.ndarray:
@@ -169,7 +169,9 @@ class NutExpert(RobosuiteExpert[NutEnv]):
             return self._thread(way, sim.rotation(nut))
         if self._opening and np.hypot(*way[:2]) < 0.02:
             return self._release()
-        return self._take(sim.handle(nut), self._along(sim.heading(nut)))
+        aim = self._along(sim.heading(nut))
+        off = (aim * sim.gripper_pose()[1].inv()).magnitude()  # fingers that come down unturned land on the handle
+        return self._take(sim.handle(nut) + (0.0, 0.0, funnel_height(self.SQUARE * off, HOVER)), aim)
 
     def _thread(self, way: np.ndarray, rotation: Rotation) -> np.ndarray:
         """The nut, turned like `rotation`, along `way` (m), over its peg and down."""

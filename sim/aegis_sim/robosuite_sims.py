@@ -96,8 +96,8 @@ class RobosuiteSim(ArmSim):
 
     def heading(self, name: str) -> float:
         """Heading of a thing about the vertical, rad."""
-        x, y, _ = self.rotation(name).apply((1.0, 0.0, 0.0))
-        return float(np.arctan2(y, x))
+        matrix = self.sim.data.get_body_xmat(self.things()[name].root_body)
+        return float(np.arctan2(matrix[1, 0], matrix[0, 0]))
 
     def held(self, name: str) -> bool:
         """Whether both finger pads touch a thing."""
