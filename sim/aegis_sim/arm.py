@@ -61,10 +61,13 @@ class ArmSim(ManipulationEnv):
     def step(self, action: np.ndarray) -> Any:
         """One control step of a robosuite action, [-1, 1] each."""
         outcome = super().step(action)
-        # MuJoCo's step leaves every pose where it was before its last integration
+        self.catch_up()
+        return outcome
+
+    def catch_up(self) -> None:
+        """Bring every pose up to date: MuJoCo's step leaves them where they were before its last integration."""
         mujoco.mj_kinematics(self.sim.model._model, self.sim.data._data)
         mujoco.mj_camlight(self.sim.model._model, self.sim.data._data)
-        return outcome
 
     # -- the arm -------------------------------------------------------------------------------------------------
 

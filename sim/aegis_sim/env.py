@@ -125,11 +125,8 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action: expected {len(ACTION_FEATURES)} finite numbers, got {action!r}")
         self.advance(action)
-        self.steps += 1
-        self.success = self._done(action) or self.success
-        truncated = not self.success and self.steps >= self.max_steps
-        info = self._info(ended=self.success or truncated)
-        return self.observe(), float(self.success), self.success, truncated, info
+        info = self.count(action)
+        return self.observe(), float(self.success), self.success, not self.success and self._out_of_time(), info
 
     def render(self) -> np.ndarray | None:
         """The front camera at four times the observation's size, uint8 [4S, 4S, 3]."""
@@ -158,6 +155,19 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         """One control step of an SI action [7], within the limits; counts for nothing."""
         motion = np.clip(action[:6] / _SCALE, -1.0, 1.0)
         self.arm.step(np.append(motion, 1.0 if action[6] >= 0.5 else -1.0))
+
+    def count(self, action: np.ndarray) -> dict[str, Any]:
+        """Judge a control step that has just been made, whoever moved the arm; returns what `step` calls `info`.
+
+        Args:
+            action: what was done [7]; only the gripper's part is looked at.
+        """
+        self.steps += 1
+        self.success = self._done(action) or self.success
+        return self._info(ended=self.success or self._out_of_time())
+
+    def _out_of_time(self) -> bool:
+        return self.steps >= self.max_steps
 
     def _info(self, ended: bool) -> dict[str, Any]:
         return {"instruction": self.instruction, "success": self.success, **self._facts(ended)}
