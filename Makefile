@@ -65,8 +65,9 @@ $(TOOLS): $(READY)
 	touch $@
 
 # ROS 2 lies in an environment of its own, which sees all of VENV: its wheels slow every start of Python down. The lock
-# has hashes because these wheels are not made by the makers of ROS.
+# has hashes because these wheels are not made by the makers of ROS. The nodes' kinematics go into VENV.
 $(ROS_READY): ros2_ws/requirements.txt ros2_ws/relocate_wheels.py $(TOOLS) | system-ros
+	$(PIP) install -c constraints.txt -e ".[ros]"
 	$(PYTHON) -m venv $(ROS_VENV)
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > $$($(ROS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/aegis_venv.pth

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import rclpy
@@ -29,10 +29,10 @@ TURN = np.array([0.2, -0.1, 0.15, 0.2, -0.1, 0.2, 0.3])  # rad
 PATIENCE = 60.0  # s; two busy cores are slow
 
 
-class Robot:
-    """The process; `command` in place of the installed node, if any, then arguments after `--ros-args`."""
+class Process:
+    """A node: `command`, then arguments after `--ros-args`."""
 
-    def __init__(self, *arguments: str, command: Sequence[str] = (str(NODE),)) -> None:
+    def __init__(self, *arguments: str, command: Sequence[str]) -> None:
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 (closed by __exit__)
         self.process = subprocess.Popen(
             [*command, "--ros-args", *arguments], stdout=self._log, stderr=subprocess.STDOUT
@@ -41,7 +41,7 @@ class Robot:
     def log(self) -> str:
         return Path(self._log.name).read_text()
 
-    def __enter__(self) -> Robot:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,6 +51,13 @@ class Robot:
         finally:
             self.process.kill()
             self._log.close()
+
+
+class Robot(Process):
+    """The simulated robot; `command` in place of the installed node, if any."""
+
+    def __init__(self, *arguments: str, command: Sequence[str] = (str(NODE),)) -> None:
+        super().__init__(*arguments, command=command)
 
 
 class Watcher(Node):

@@ -6,14 +6,26 @@ import pytest
 
 pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings one")
 
+import io
+
 import numpy as np
 from builtin_interfaces.msg import Time
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sensor_msgs.msg import Image
+from PIL import Image as Picture
+from sensor_msgs.msg import CompressedImage, Image
 
-from aegis_ros.conversions import ConversionError, image_to_numpy, numpy_to_image, to_seconds, to_stamp
+from aegis_ros.conversions import (
+    ConversionError,
+    compressed_to_numpy,
+    image_to_numpy,
+    numpy_to_image,
+    resized,
+    to_duration,
+    to_seconds,
+    to_stamp,
+)
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 pixels = sizes.flatmap(lambda size: arrays(np.uint8, (*size, 3)))
@@ -76,3 +88,29 @@ def test_time_keeps_its_nanoseconds(nanoseconds: int) -> None:
     stamp = to_stamp(nanoseconds)
     assert stamp.sec * 10**9 + stamp.nanosec == nanoseconds
     assert to_seconds(stamp) == pytest.approx(nanoseconds * 1e-9, rel=1e-15)
+
+
+@given(pixels)
+def test_a_compressed_image_reads_as_it_was(image: np.ndarray) -> None:
+    file = io.BytesIO()
+    Picture.fromarray(image).save(file, format="PNG")
+    assert np.array_equal(compressed_to_numpy(CompressedImage(format="png", data=file.getvalue())), image)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff\xe0cut off"])
+def test_a_compressed_image_that_is_none_is_refused(data: bytes) -> None:
+    with pytest.raises(ConversionError, match="not a readable JPEG or PNG"):
+        compressed_to_numpy(CompressedImage(data=data))
+
+
+def test_another_size_is_the_whole_picture_in_less_detail() -> None:
+    image = np.zeros((480, 640, 3), np.uint8)
+    image[:, 320:] = 200
+    small = resized(image, 96, 96)
+    assert small.shape == (96, 96, 3) and (small[:, :46] == 0).all() and (small[:, 50:] == 200).all()
+    assert resized(small, 96, 96) is small
+
+
+@given(st.integers(0, 10**12))
+def test_a_duration_keeps_its_seconds(microseconds: int) -> None:
+    assert to_seconds(to_duration(microseconds * 1e-6)) == pytest.approx(microseconds * 1e-6, abs=1e-8)

@@ -7,6 +7,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/aegis_ros"]),
         ("share/aegis_ros", ["package.xml"]),
+        ("share/aegis_ros/config", ["config/panda.yaml", "config/ur5e.yaml"]),
     ],
     install_requires=["setuptools"],
     zip_safe=True,
@@ -14,5 +15,10 @@ setup(
     maintainer_email="maintainers@example.com",
     description="ROS 2 nodes of AEGIS policy",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["sim_robot_node = aegis_ros.sim_robot_node:main"]},
+    entry_points={
+        "console_scripts": [
+            "policy_node = aegis_ros.policy_node:main",
+            "sim_robot_node = aegis_ros.sim_robot_node:main",
+        ]
+    },
 )

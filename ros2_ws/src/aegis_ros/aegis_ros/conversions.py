@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
-from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image
+from builtin_interfaces.msg import Duration, Time
+from PIL import Image as Picture
+from sensor_msgs.msg import CompressedImage, Image
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 _CHANNELS = {  # sensor_msgs' 8-bit encodings -> which of their channels are red, green and blue
     "rgb8": (3, [0, 1, 2]),
@@ -43,6 +47,28 @@ def image_to_numpy(message: Image) -> np.ndarray:
     return rows[:, : width * count].reshape(height, width, count)[..., order]
 
 
+def compressed_to_numpy(message: CompressedImage) -> np.ndarray:
+    """The pixels of a JPEG or PNG of 8 bits, uint8 [H, W, 3], red first.
+
+    Raises:
+        ConversionError: neither, or cut off, or values beyond 8 bits.
+    """
+    try:
+        with Picture.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ConversionError(f"compressed image: values beyond 8 bits ({picture.mode})")
+            return np.array(picture.convert("RGB"))
+    except (OSError, Picture.DecompressionBombError) as error:
+        raise ConversionError(f"compressed image: not a readable JPEG or PNG ({error})") from error
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [height, width, 3]: the whole picture, as `aegis_policy` resizes a user's own."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.array(Picture.fromarray(pixels).resize((width, height), Picture.Resampling.BICUBIC))
+
+
 def numpy_to_image(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:
     """The message, encoding "rgb8", of uint8 [H, W, 3].
 
@@ -67,3 +93,39 @@ def to_stamp(nanoseconds: int) -> Time:
     """Time since the clock's zero, in nanoseconds, as a message."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     return Time(sec=seconds, nanosec=rest)
+
+
+def to_duration(seconds: float) -> Duration:
+    """A Duration of so many seconds, which must not be negative."""
+    whole, rest = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Duration(sec=whole, nanosec=rest)
+
+
+def to_trajectory(
+    names: Sequence[str],
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    limits: tuple[np.ndarray, np.ndarray],
+    coasting: float,
+    braking: float,
+) -> JointTrajectory:
+    """A command that is safe to be the last: on at its velocity for a moment, then evenly down to standstill.
+
+    Args:
+        names: of the J joints.
+        positions, velocities: where they are to be now, [J], rad and rad/s.
+        limits: lower and upper ends of their range, [J] each: the way to standstill does not lead beyond.
+        coasting, braking: s.
+    """
+    ahead = np.clip(positions + velocities * coasting, *limits)
+    stopped = np.clip(ahead + velocities * braking / 2, *limits)
+    message = JointTrajectory(joint_names=list(names))
+    message.points = [
+        JointTrajectoryPoint(
+            positions=ahead.tolist(), velocities=velocities.tolist(), time_from_start=to_duration(coasting)
+        ),
+        JointTrajectoryPoint(
+            positions=stopped.tolist(), velocities=[0.0] * len(names), time_from_start=to_duration(coasting + braking)
+        ),
+    ]
+    return message

@@ -1,0 +1,149 @@
+"""Everything between a robot and a policy, put together and checked before anything may move."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rclpy.lifecycle import LifecycleNode
+
+from aegis_policy import Policy
+from aegis_policy.control import ActionSpace, Controller, Timeouts
+from aegis_policy.control import read_limits as check_limits
+from aegis_policy.inference.load import load_policy
+from aegis_ros.answers import Turns
+from aegis_ros.arm import Arm, Hand, JointTarget, MismatchError, Translator
+from aegis_ros.driver import Driver
+from aegis_ros.inputs import Gates, Inputs
+from aegis_ros.parameters import read, read_cameras, read_limits, read_optional, read_scheduler
+from aegis_ros.senses import Senses, decoder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is there while the node is configured."""
+
+    policy: Policy
+    turns: Turns
+    inputs: Inputs
+    senses: Senses
+    arm: Arm
+    driver: Driver
+
+
+def assemble(
+    node: LifecycleNode,
+    send: Callable[[JointTarget, float], None],
+    broken: Callable[[str], None],
+    stop: Callable[[str], None],
+    reset: Callable[[], None],
+) -> Parts:
+    """Load the policy, wait for what the robot sends, and see that the two fit.
+
+    Args:
+        node: whose parameters say how.
+        send: see `Driver`.
+        broken, stop, reset: see `Senses`.
+
+    Raises:
+        ValueError, RuntimeError, OSError: a parameter, the policy or the robot is not as it has to be; says which.
+    """
+    cameras = read_cameras(node)
+    policy = load_policy(read(node, "policy") or None)
+    if missing := [camera.name for camera in policy.info.cameras if camera.name not in cameras]:
+        raise MismatchError(
+            f"the policy wants camera {', '.join(missing)}; parameter 'cameras' has {', '.join(cameras)}"
+        )
+    wanted = {camera.name: cameras[camera.name] for camera in policy.info.cameras}
+    gates = Gates(
+        image_age=read(node, "timeouts.images"),
+        joint_age=read(node, "timeouts.joints"),
+        skew=read(node, "timeouts.skew"),
+        ahead=read(node, "timeouts.ahead"),
+    )
+    decoders = {camera.name: decoder(camera, wanted[camera.name].compressed) for camera in policy.info.cameras}
+    hand = _hand(node)
+    joints = read(node, "arm.joints")
+    inputs = Inputs(decoders, joints, hand.joints, gates)
+    senses = Senses(node, inputs, wanted, stop, reset, broken)
+    try:
+        _wait(senses, inputs, read(node, "timeouts.start"))
+        assert senses.description is not None
+        arm = Arm(
+            senses.description, joints, read(node, "arm.base"), read(node, "arm.tip"), read(node, "arm.home"), hand
+        )
+        driver = _driver(node, policy, arm, inputs, turns := Turns(), send)
+    except BaseException:
+        senses.close()
+        raise
+    return Parts(policy, turns, inputs, senses, arm, driver)
+
+
+def _hand(node: LifecycleNode) -> Hand:
+    joints = tuple(read_optional(node, "gripper.joints", ()))
+    return Hand(
+        joints,
+        scale=read(node, "gripper.scale"),
+        offset=read(node, "gripper.offset"),
+        open=read(node, "gripper.open"),
+        closed=read(node, "gripper.closed"),
+    )
+
+
+def _driver(
+    node: LifecycleNode,
+    policy: Policy,
+    arm: Arm,
+    inputs: Inputs,
+    turns: Turns,
+    send: Callable[[JointTarget, float], None],
+) -> Driver:
+    info = policy.info
+    shares = read(node, "displacements.translation"), read(node, "displacements.rotation")
+    translator = Translator(arm, info, *shares)
+    joints = inputs.joints()
+    assert joints is not None
+    translator.state(joints.positions, joints.fingers)
+    if isinstance(view := inputs.view(), str):
+        raise MismatchError(f"no observation: {view}")
+    space = ActionSpace(info)
+    limits = check_limits(space, read_limits(node, [feature.name for feature in info.actions]))
+    timeouts = Timeouts(
+        tick=read(node, "timeouts.tick"),
+        state=read(node, "timeouts.joints"),
+        chunk=read(node, "timeouts.chunk"),
+        ahead=read(node, "timeouts.ahead"),
+    )
+    scheduler = read_scheduler(node)
+    controller = Controller(info, limits, scheduler, timeouts, read(node, "rate"))
+    first_chunk = read(node, "timeouts.first_chunk")
+    return Driver(
+        translator,
+        controller,
+        scheduler,
+        inputs,
+        policy,
+        turns,
+        send,
+        latest_tick=timeouts.tick,
+        first_chunk=first_chunk,
+    )
+
+
+def _wait(senses: Senses, inputs: Inputs, limit: float) -> None:
+    """Until everything has come once.
+
+    Raises:
+        MismatchError: something has not come within `limit` (s); says what.
+    """
+    until = time.monotonic() + limit
+    while True:
+        missing = inputs.missing() + ([] if senses.description else ["no robot_description"])
+        if senses.get_parameter("use_sim_time").value and senses.seconds() == 0.0:
+            missing.append("no /clock, though use_sim_time is set")
+        if not missing:
+            return
+        if time.monotonic() > until:
+            raise MismatchError(f"waited {limit:g} s: {'; '.join(missing)}")
+        time.sleep(0.05)

@@ -1,0 +1,124 @@
+"""A policy drives the simulated arm by topics alone, answers meanwhile, and stops when it is told to.
+
+Two nodes in two processes; the simulation runs slower than real time, so that a busy machine can keep up.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings one")
+
+from collections.abc import Iterator
+
+import numpy as np
+from aegis_interfaces.action import RunInstruction
+from aegis_interfaces.msg import PolicyStatus
+
+from aegis_ros.conversions import to_seconds
+from tests.ros.driving import Operator, PolicyProcess
+from tests.ros.robot import Robot, begin
+
+pytestmark = pytest.mark.sim
+
+SEEDS = (1, 5, 9)  # of evaluations; the shipped policy lifts the object in most
+RATE = "rate:=0.4"
+REASON = RunInstruction.Result
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[Operator]:
+    with Robot("-p", "seed:=1", "-p", RATE), PolicyProcess() as policy:
+        operating = Operator()
+        operating.wait_for(lambda: operating.images["front"], "the robot")
+        operating.start()
+        yield operating
+        operating.destroy_node()
+        assert "Traceback" not in policy.log(), policy.log()
+
+
+def set_off(operator: Operator, seed: int = 5, limit: float = 20.0):
+    """A new episode and an instruction, with which the arm is moving."""
+    instruction = begin(operator, seed).instruction
+    operator.wait(0.3)
+    handle = operator.instruct(instruction, limit)
+    operator.wait_for(operator.moving, "the arm to move")
+    return handle
+
+
+def speeds_from(operator: Operator, instant: float) -> tuple[np.ndarray, np.ndarray]:
+    """Times and the fastest joint's speed, rad/s, from `instant` on."""
+    states = [state for state in operator.states if to_seconds(state.header.stamp) >= instant]
+    times = np.array([to_seconds(state.header.stamp) for state in states])
+    return times, np.abs([state.velocity[:7] for state in states]).max(axis=1)
+
+
+def test_it_picks_up_what_it_is_told_to_and_answers_while_it_moves(operator: Operator) -> None:
+    for seed in SEEDS:
+        handle = set_off(operator, seed)
+        answer = operator.ask("what color is the object?")
+        assert answer.success and answer.answer.strip() and operator.moving(), answer.message
+        streamed, parts = operator.ask_aloud("how many objects are there?", "front")
+        assert streamed.success and streamed.answer and set(parts) <= {streamed.answer[: len(part)] for part in parts}
+        began = operator.now()
+        while not (lifted := operator.succeeded()) and operator.now() - began < 12.0:
+            operator.wait(0.2)
+        handle.cancel_goal_async()
+        ended = operator.outcome(handle)
+        assert ended.reason == REASON.CANCELED, ended.message
+        assert ended.executed_steps > 10 and 0 < operator.last_report().latency < 1.0
+        if lifted:
+            break
+    assert lifted
+    joints = {tuple(command.joint_names) for command in operator.commands}
+    assert joints == {tuple(f"panda_joint{i}" for i in range(1, 8))}
+    assert not any(speed for command in operator.commands for speed in command.points[-1].velocities)
+
+
+def test_an_emergency_stop_silences_it_at_once_and_latches(operator: Operator) -> None:
+    handle = set_off(operator)
+    pressed = operator.now()
+    assert operator.button("estop").success
+    ended = operator.outcome(handle)
+    assert (ended.reason, ended.message) == (REASON.STOPPED, "emergency stop: asked for")
+    operator.commands.clear()
+    operator.wait(1.0)
+    assert not operator.commands
+    times, speeds = speeds_from(operator, pressed)
+    assert speeds.max() > 0.1 and speeds[times > pressed + 0.8].max() < 0.02
+    assert operator.wait_for_state(PolicyStatus.STOPPED).message == "emergency stop: asked for"
+    assert operator.instruct("pick up the red cube", 5.0) is None
+    assert operator.button("reset").success
+    operator.wait_for_state(PolicyStatus.IDLE)
+    operator.wait(0.5)
+    assert not operator.commands and not operator.moving()
+
+
+def test_a_new_instruction_takes_over_and_time_runs_out(operator: Operator) -> None:
+    first = set_off(operator)
+    second = operator.instruct("pick up the red ball", 1.5)
+    assert operator.outcome(first).reason == REASON.PREEMPTED
+    ended = operator.outcome(second)
+    assert (ended.reason, ended.message) == (REASON.TIME_LIMIT, "the time is up: 1.5 s")
+    assert 1.5 <= to_seconds(ended.duration) < 2.5
+    operator.wait(0.2)
+    assert not operator.moving() and operator.wait_for_state(PolicyStatus.IDLE).instruction == ""
+
+
+def test_it_comes_to_rest_before_it_is_inactive_and_then_commands_nothing(operator: Operator) -> None:
+    handle = set_off(operator)
+    told = operator.now()
+    assert operator.change("deactivate")
+    operator.commands.clear()
+    rest = operator.now()
+    assert operator.outcome(handle).reason == REASON.STOPPED
+    operator.wait(0.5)
+    times, speeds = speeds_from(operator, told)
+    assert speeds.max() > 0.1 and speeds[times > rest + 0.2].max() < 0.02
+    assert np.abs(np.diff(speeds) / np.diff(times)).max() < 40.0  # rad/s²; to stop dead within one tick is hundreds
+    assert operator.instruct("pick up the red cube", 5.0) is None
+    operator.wait(0.3)
+    assert not operator.commands
+    operator.wait_for_state(PolicyStatus.INACTIVE)
+    assert operator.change("activate")
+    operator.wait_for_state(PolicyStatus.IDLE)
