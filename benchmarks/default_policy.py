@@ -30,7 +30,8 @@ PRETRAINING = PretrainConfig(steps=8_000, compile=True)
 PICKING = TrainConfig(method="stop-gradient", steps=3_000, eval_every=1_000, compile=True)
 FIRST = TrainConfig(method="stop-gradient", steps=2_800, eval_every=0, compile=True)
 SECOND = TrainConfig(method="stop-gradient", steps=1_100, expert_learning_rate=6e-4, eval_every=1_100, compile=True)
-EPISODES, SCENES_ASKED, FILMS, SEED, WORKERS = 200, 300, 3, 0, 2
+EPISODES = {"pick": 200, "place-on": 100, "place-beside": 100}
+SCENES_ASKED, FILMS, SEED, WORKERS = 300, 3, 0, 2
 Results = dict[str, dict[str, Any]]
 """Task -> what was measured."""
 
@@ -120,7 +121,7 @@ def measure(work: Path) -> Results:
     """Both abilities, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
     for task in (*TABLE_TASKS, *QUESTION_TASKS):
-        episodes, films = (EPISODES, FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
+        episodes, films = (EPISODES[task], FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
         options = ("--seed", SEED, "--videos", films, "--workers", WORKERS)
         results[task] = evaluate(work / "measured" / f"{task}.json", work / "policy", task, episodes, *options)
     settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [SECOND.seed]}
