@@ -21,7 +21,7 @@ from tests.ros.robot import Robot, begin
 
 pytestmark = pytest.mark.sim
 
-SEEDS = (1, 5, 9)  # of evaluations; the shipped policy lifts the object in most
+SEEDS = (5, 3, 7, 15)  # of evaluations; the shipped policy lifts the object in most
 RATE = "rate:=0.4"
 REASON = RunInstruction.Result
 
@@ -57,7 +57,8 @@ def test_it_picks_up_what_it_is_told_to_and_answers_while_it_moves(operator: Ope
     for seed in SEEDS:
         handle = set_off(operator, seed)
         answer = operator.ask("what color is the object?")
-        assert answer.success and answer.answer.strip() and operator.moving(), answer.message
+        assert answer.success and answer.answer.strip(), answer.message
+        assert operator.last_report().state == PolicyStatus.RUNNING
         streamed, parts = operator.ask_aloud("how many objects are there?", "front")
         assert streamed.success and streamed.answer and set(parts) <= {streamed.answer[: len(part)] for part in parts}
         began = operator.now()
