@@ -26,7 +26,7 @@ from aegis_ros.conversions import image_to_numpy, to_seconds
 NODE = Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/sim_robot_node")
 ARM = [f"panda_joint{i}" for i in range(1, 8)]
 TURN = np.array([0.2, -0.1, 0.15, 0.2, -0.1, 0.2, 0.3])  # rad
-PATIENCE = 60.0  # s; two busy cores are slow
+PATIENCE = 120.0  # s; two busy cores are slow
 
 
 class Process:
