@@ -14,6 +14,10 @@ from provenance import ROOT
 
 PAGE, PLOT = ROOT / "docs" / "arena.md", ROOT / "docs" / "images" / "arena.png"
 BEGIN, END = "<!-- figures: begin, written by benchmarks/arena.py -->", "<!-- figures: end -->"
+PICTURE = (
+    "![Success, right object and answers of the shipped policy on every split of the three tabletop tasks]"
+    "(images/arena.png)"
+)
 RATES = (("success", "#15803d", "o"), ("right_object", "#1d4ed8", "s"), ("vqa", "#b45309", "D"))
 WORDS = {"success": "success", "right_object": "right object", "vqa": "answers"}
 Found = Mapping[str, Any]
@@ -23,7 +27,7 @@ def write_tables(found: Found) -> None:
     """Put today's figures into the page and draw the plot."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    parts = (tasks_table(found), splits_table(found), arms_table(found))
+    parts = (PICTURE, tasks_table(found), splits_table(found), arms_table(found))
     PAGE.write_text("\n\n".join([before + BEGIN, *parts, END + after]))
     plot(found)
 

@@ -1,7 +1,7 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
 Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. Takes some
-four hours on two cores, half of them for the VLM, which `--keep-vlm` takes from the package instead. Writes
+five hours on two cores. With `--go-on`, the VLM and the policy that ship are where it starts, and it takes two. Writes
 benchmarks/results/default_policy.json; `--ship` then copies what was made into the package.
 """
 
@@ -25,11 +25,13 @@ from aegis_sim.tasks import QUESTION_TASKS, TABLE_TASKS
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 SCENES, DRAWN = 14_000, 10_000
 DEMONSTRATIONS = {"pick": 1_500, "place-on": 1_500, "place-beside": 1_000}
-TAKEOVERS = {"pick": 600, "place-on": 1_000, "place-beside": 600}
+TAKEOVERS = {"pick": 250, "place-on": 500, "place-beside": 250}
 PRETRAINING = PretrainConfig(steps=8_000, compile=True)
-FIRST = TrainConfig(method="stop-gradient", steps=4_000, eval_every=4_000, compile=True)
-SECOND = TrainConfig(method="stop-gradient", steps=10_000, eval_every=5_000, compile=True)
-EPISODES, SCENES_ASKED, FILMS, SEED, WORKERS = 200, 300, 3, 0, 2
+PICKING = TrainConfig(method="stop-gradient", steps=3_000, eval_every=1_000, compile=True)
+FIRST = TrainConfig(method="stop-gradient", steps=2_800, eval_every=0, compile=True)
+SECOND = TrainConfig(method="stop-gradient", steps=1_100, expert_learning_rate=6e-4, eval_every=1_100, compile=True)
+EPISODES = {"pick": 200, "place-on": 100, "place-beside": 100}
+SCENES_ASKED, FILMS, SEED, WORKERS = 300, 3, 0, 2
 Results = dict[str, dict[str, Any]]
 """Task -> what was measured."""
 
@@ -48,11 +50,6 @@ recipe is in `train_config.json`, the curves in `metrics.jsonl`, the whole way i
 knows some eighty words; what it is asked in others it cannot read.
 """
 
-SHIPPED_VLM: tuple[object, ...] = (
-    *("--checkpoint", checkpoint.asset("aegis-tiny-vlm")),
-    *("--anchor", checkpoint.asset("aegis-tiny") / "anchor.safetensors"),
-)
-"""Options with which training starts from the VLM that ships; it then watches the questions that ship."""
 SHIPPED_QUESTIONS = 64
 """Scenes of each kind that ship, held out, so that training can watch VQA without a file of one's own."""
 
@@ -60,15 +57,16 @@ SHIPPED_QUESTIONS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 8 GB)")
-    parser.add_argument("--keep-vlm", action="store_true", help="start from the VLM that ships, do not make one")
+    parser.add_argument("--go-on", action="store_true", help="start from what ships, make neither VLM nor policy anew")
     parser.add_argument("--ship", action="store_true", help="copy what was made into the package")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    fine_tune(work, SHIPPED_VLM if arguments.keep_vlm else make_vlm(work))
+    start = ("--checkpoint", checkpoint.asset("aegis-tiny")) if arguments.go_on else make_picking(work, make_vlm(work))
+    fine_tune(work, start)
     results = measure(work)
     if arguments.ship:
-        if not arguments.keep_vlm:
+        if not arguments.go_on:
             ship_vlm(work, results)
         ship_policy(work, results)
 
@@ -85,7 +83,7 @@ def question_sets(work: Path) -> tuple[list[Path], list[Path]]:
 
 
 def make_vlm(work: Path) -> tuple[object, ...]:
-    """The VLM and its anchor; options as SHIPPED_VLM's, and larger question sets."""
+    """The VLM and its anchor; returns the options with which training starts from them."""
     sets, holdouts = question_sets(work)
     vlm = train(work / "vlm", "pretrain", PRETRAINING, "--vqa", *sets, "--holdout", *holdouts)
     anchor = work / "anchor.safetensors"
@@ -99,6 +97,12 @@ def demonstrations(work: Path, task: str) -> Path:
     which = ("--task", task, "--episodes", DEMONSTRATIONS[task], "--short-fraction", 0.6, "--seed", 1)
     aegis(output, "record", *which, "--workers", WORKERS, "--output", output)
     return output
+
+
+def make_picking(work: Path, start: tuple[object, ...]) -> tuple[object, ...]:
+    """A policy that picks things up, the part that all tasks share; returns options as `make_vlm`."""
+    made = train(work / "picking", "train", PICKING, "--dataset", demonstrations(work, "pick"), *start)
+    return ("--checkpoint", made, *start[2:])
 
 
 def fine_tune(work: Path, start: tuple[object, ...]) -> None:
@@ -117,11 +121,15 @@ def measure(work: Path) -> Results:
     """Both abilities, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
     for task in (*TABLE_TASKS, *QUESTION_TASKS):
-        episodes, films = (EPISODES, FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
+        episodes, films = (EPISODES[task], FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
         options = ("--seed", SEED, "--videos", films, "--workers", WORKERS)
         results[task] = evaluate(work / "measured" / f"{task}.json", work / "policy", task, episodes, *options)
     settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [SECOND.seed]}
-    settings |= {"steps": [FIRST.steps, SECOND.steps], "demonstrations": DEMONSTRATIONS, "takeovers": TAKEOVERS}
+    settings |= {
+        "steps": [PICKING.steps, FIRST.steps, SECOND.steps],
+        "demonstrations": DEMONSTRATIONS,
+        "takeovers": TAKEOVERS,
+    }
     RESULTS.write_text(json.dumps({"results": results, **provenance(), **settings}, indent=1) + "\n")
     return results
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 FRAMES = 5
-HEIGHT, GAP, TEXT_WIDTH = 168, 10, 430
+HEIGHT, GAP, TEXT_WIDTH = 168, 10, 480
 INK, PALE, GOOD, BAD = (28, 30, 34), (110, 116, 124), (22, 128, 61), (185, 28, 28)
 
 

@@ -53,10 +53,8 @@ class Watchdog:
         if dt < 0:
             return self._period, f"clock: went back by {-dt:.3g} s"
         if dt > self.timeouts.tick:
-            return (
-                self._period,
-                f"tick: {dt:.3g} s after the last (late, or the clock jumped), limit {self.timeouts.tick:g} s",
-            )
+            late = f"{dt:.3g} s after the last (late, or the clock jumped), limit {self.timeouts.tick:g} s"
+            return self._period, f"tick: {late}"
         return dt, None
 
     def stale(self, what: str, stamp: float, now: float, limit: float) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -29,6 +30,8 @@ from aegis_policy.policy import PolicyInfo
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "aegis"
 LAST = Path("checkpoints", "last", "pretrained_model")
+INSTRUCTIONS = 60
+"""Of those that a policy was trained on, so many at most are named in its info."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,17 @@ def start_policy(source: str | Path | None, info: PolicyInfo, norm_stats: NormSt
     if not is_policy(source):
         vlm = load_vlm(source)
         policy = AegisPolicy(vlm, expert_for(vlm.config, len(info.state), len(info.actions), info.horizon))
+        info = replace(info, instructions=_sample(info.instructions))
         return Checkpoint(policy, Processor.from_pretrained(source), info, norm_stats)
     checkpoint = load(source)
     for part in ("cameras", "state", "actions", "control_hz"):
         ours, theirs = getattr(checkpoint.info, part), getattr(info, part)
         if ours != theirs:
             raise ValueError(f"{source}: its {part} are {ours}, the data's are {theirs}")
-    instructions = tuple(dict.fromkeys(checkpoint.info.instructions + info.instructions))
+    instructions = _sample(tuple(dict.fromkeys(checkpoint.info.instructions + info.instructions)))
     return replace(checkpoint, info=replace(checkpoint.info, model=info.model, instructions=instructions))
+
+
+def _sample(instructions: tuple[str, ...]) -> tuple[str, ...]:
+    """INSTRUCTIONS of them at most, from the whole range."""
+    return instructions[:: max(1, math.ceil(len(instructions) / INSTRUCTIONS))]

@@ -27,7 +27,7 @@ def record(
 
     Args:
         task: demonstrations on the tabletop ("pick", "place-on", "place-beside") or of robosuite's own tasks ("lift",
-            "stack", "can", "door"), or scenes with questions ("questions", "drawn").
+            "stack", "can", "nut", "door"), or scenes with questions ("questions", "drawn").
         episodes: how many successful demonstrations, or scenes, to record.
         output: the file to write; an existing one is replaced, but never by a recording by hand.
         split: of demonstrations on the tabletop: "seen", or "moved-camera", "unseen-pairs", "unseen-wordings",
@@ -88,8 +88,8 @@ def evaluate(
 
     Args:
         checkpoint: folder or URL of a running server; the policy that ships with this package if left out.
-        task: "pick", "place-on", "place-beside" (the tabletop), "lift", "stack", "can", "door" (robosuite's own),
-            "questions" or "drawn".
+        task: "pick", "place-on", "place-beside" (the tabletop), "lift", "stack", "can", "nut", "door" (robosuite's
+            own), "questions" or "drawn".
         episodes: how many unseen episodes (or scenes).
         split: how episodes differ from the demonstrations: "seen" (only in their seeds) or, on the tabletop,
             "unseen-pairs", "unseen-wordings", "moved-camera" or "distractors".

@@ -1,4 +1,4 @@
-"""robosuite's own Lift, Stack, PickPlaceCan and Door as gymnasium environments with a language to them, at 20 Hz."""
+"""robosuite's own tasks as gymnasium environments with a language to them, at 20 Hz."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from aegis_sim.arm import FRONT
 from aegis_sim.env import ACTION_FEATURES, CAMERAS, ArmEnv
 from aegis_sim.questions import HOLDING, NOTHING, WHAT_HELD, Question, Scene, SceneObject, questions
-from aegis_sim.robosuite_sims import CONTROL_HZ, CanSim, DoorSim, LiftSim, RobosuiteSim, StackSim
+from aegis_sim.robosuite_sims import CONTROL_HZ, CanSim, DoorSim, LiftSim, NutSim, RobosuiteSim, StackSim
 from aegis_sim.tasks import ENVIRONMENTS, IMAGE_SIZE
 
 SETTLE_STEPS = 4  # robosuite drops its objects from a centimetre up
@@ -166,6 +166,40 @@ class CanEnv(RobosuiteEnv):
         return self._ask_held()
 
 
+class NutEnv(RobosuiteEnv):
+    """The named one of two nuts is to be round its own peg."""
+
+    made_of, patience = NutSim, 300
+    sim: NutSim
+
+    @property
+    def instruction(self) -> str:
+        return f"put the {self.sim.named} on its peg"
+
+    def begin(self) -> None:
+        super().begin()
+        self._lifted: str | None = None
+
+    def questions(self, rng: np.random.Generator) -> list[Question]:
+        return self._ask_held()
+
+    def _done(self, action: np.ndarray) -> bool:
+        if self._lifted is None:
+            self._lifted = next((name for name in self._stood if self.height(name) > LIFTED), None)
+        return super()._done(action)
+
+    def _facts(self, ended: bool) -> Mapping[str, Any]:
+        facts = super()._facts(ended)
+        return {**facts, "right_object": (self._lifted or self._nearest()) == self.sim.named} if ended else facts
+
+    def _failure(self) -> str:
+        return "lifted wrong object" if self._lifted not in (None, self.sim.named) else super()._failure()
+
+    def _nearest(self) -> str:
+        hand = self.sim.gripper_pose()[0]
+        return min(self._stood, key=lambda name: float(np.linalg.norm(self.sim.position(name) - hand)))
+
+
 class DoorEnv(RobosuiteEnv):
     """The door is to be 0.3 rad open; its handle must be turned first."""
 
@@ -191,7 +225,13 @@ class DoorEnv(RobosuiteEnv):
         return "door not opened" if self.begun else "handle not turned"
 
 
-TASKS: dict[str, type[RobosuiteEnv]] = {"lift": LiftEnv, "stack": StackEnv, "can": CanEnv, "door": DoorEnv}
+TASKS: dict[str, type[RobosuiteEnv]] = {
+    "lift": LiftEnv,
+    "stack": StackEnv,
+    "can": CanEnv,
+    "nut": NutEnv,
+    "door": DoorEnv,
+}
 """Task -> its environment."""
 for _task, _made in TASKS.items():
     gym.register(ENVIRONMENTS[_task], entry_point=f"{__name__}:{_made.__name__}")

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from aegis_sim.arm import HOME_ROTATION
 from aegis_sim.env import MAX_TRANSLATION
 from aegis_sim.expert import funnel_height, over
-from aegis_sim.robosuite_envs import AJAR, CanEnv, DoorEnv, LiftEnv, RobosuiteEnv, StackEnv
+from aegis_sim.robosuite_envs import AJAR, CanEnv, DoorEnv, LiftEnv, NutEnv, RobosuiteEnv, StackEnv
 
 GAIN = 2.0  # robosuite's controller, a spring and a damper at 20 Hz, is then slightly underdamped
 TURN = 0.2  # rad per step
@@ -153,6 +153,48 @@ class CanExpert(RobosuiteExpert[CanEnv]):
         return self._take(can + (0.0, 0.0, 0.01), Rotation.from_euler("z", np.clip(yaw, -0.3, 0.3)) * HOME_ROTATION)
 
 
+class NutExpert(RobosuiteExpert[NutEnv]):
+    """Takes the named nut by its handle, turns that to the robot's side, threads the nut on its peg and lets go."""
+
+    HOVER: ClassVar[float] = 0.05  # m above the peg's top, to clear both pegs
+    DEPTH: ClassVar[float] = 0.03  # m below the peg's top, where the nut is let go
+    TIGHT: ClassVar[float] = 0.006  # m by which the funnel is narrower: the square nut has 7 mm to either side
+    SQUARE: ClassVar[float] = 0.05  # m beside, as which one rad off counts
+    WRIST: ClassVar[float] = 1.9  # rad to either side that a wrist turns
+
+    def act(self) -> np.ndarray:
+        sim, nut = self._env.sim, self._env.sim.named
+        way = sim.peg(nut) - (0.0, 0.0, self.DEPTH) - sim.position(nut)
+        if self._firm(nut):
+            return self._thread(way, sim.rotation(nut))
+        if self._opening and np.hypot(*way[:2]) < 0.02:
+            return self._release()
+        aim = self._along(sim.heading(nut))
+        off = (aim * sim.gripper_pose()[1].inv()).magnitude()  # fingers that come down unturned land on the handle
+        return self._take(sim.handle(nut) + (0.0, 0.0, funnel_height(self.SQUARE * off, HOVER)), aim)
+
+    def _thread(self, way: np.ndarray, rotation: Rotation) -> np.ndarray:
+        """The nut, turned like `rotation`, along `way` (m), over its peg and down."""
+        turn = (self._threaded(rotation) * rotation.inv()).as_rotvec()
+        beside = float(np.hypot(*way[:2]))
+        if beside < SETTLED and abs(way[2]) < DROP:
+            self._let_go()
+            return self._release()
+        height = funnel_height(beside + self.TIGHT + self.SQUARE * abs(turn[2]), self.HOVER + self.DEPTH)
+        return self._action(over(way, height), turn, 1.0)
+
+    def _along(self, heading: float) -> Rotation:
+        """Straight down, the fingers on either side of the handle; best with that on the robot's side of the hand."""
+        yaw = _wrap(heading + np.pi)
+        return Rotation.from_euler("z", yaw if abs(yaw) < self.WRIST else _wrap(heading)) * HOME_ROTATION
+
+    def _threaded(self, rotation: Rotation) -> Rotation:
+        """The nut's on its peg: its handle on the robot's side, or sideways where the hand holds it the other way."""
+        held = self._sim.turned().inv() * rotation
+        inward = held.apply((1.0, 0.0, 0.0))[0] < 0
+        return Rotation.from_euler("z", np.pi if inward else np.copysign(np.pi / 2, self._sim.turned().as_rotvec()[2]))
+
+
 class DoorExpert(RobosuiteExpert[DoorEnv]):
     """Grips the handle, leaning towards the door, turns it and pulls along the door's arc."""
 
@@ -184,6 +226,10 @@ class DoorExpert(RobosuiteExpert[DoorEnv]):
         return Rotation.from_rotvec(self.LEAN * np.cross((0.0, 0.0, 1.0), self._env.sim.outward()))
 
 
+def _wrap(angle: float) -> float:
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
 def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
@@ -192,5 +238,6 @@ EXPERTS: dict[type[RobosuiteEnv], type[RobosuiteExpert]] = {
     LiftEnv: LiftExpert,
     StackEnv: StackExpert,
     CanEnv: CanExpert,
+    NutEnv: NutExpert,
     DoorEnv: DoorExpert,
 }

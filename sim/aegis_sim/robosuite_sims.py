@@ -12,9 +12,11 @@ from typing import ClassVar, get_args
 import numpy as np
 from robosuite.environments.manipulation.door import Door
 from robosuite.environments.manipulation.lift import Lift
+from robosuite.environments.manipulation.nut_assembly import NutAssembly
 from robosuite.environments.manipulation.pick_place import PickPlaceCan
 from robosuite.environments.manipulation.stack import Stack
 from robosuite.models.objects import MujocoObject
+from scipy.spatial.transform import Rotation
 
 from aegis_sim.arm import FRONT, ArmSim
 from aegis_sim.rendering import child
@@ -88,6 +90,10 @@ class RobosuiteSim(ArmSim):
         """Where a thing is, float64 [3], world, m."""
         return self.sim.data.get_body_xpos(self.things()[name].root_body).copy()
 
+    def rotation(self, name: str) -> Rotation:
+        """How a thing is turned in the world."""
+        return Rotation.from_matrix(self.sim.data.get_body_xmat(self.things()[name].root_body))
+
     def heading(self, name: str) -> float:
         """Heading of a thing about the vertical, rad."""
         matrix = self.sim.data.get_body_xmat(self.things()[name].root_body)
@@ -134,6 +140,37 @@ class CanSim(RobosuiteSim, PickPlaceCan):
     def destination(self) -> np.ndarray:
         """Middle of the can's compartment, on its floor, [3], world, m."""
         return self.target_bin_placements[self.object_id].copy()
+
+
+class NutSim(RobosuiteSim, NutAssembly):
+    """A square and a round nut, each with a handle, and a peg for either; one of the nuts is named."""
+
+    view = CameraView(position=(0.85, 0.0, 1.55), target=(0.03, 0.0, 0.92), fovy=43.0)
+
+    def draw(self, rng: np.random.Generator) -> None:
+        super().draw(rng)
+        self.named = str(rng.choice(list(self.things())))
+
+    def things(self) -> dict[str, MujocoObject]:
+        return {"square nut": self.nuts[0], "round nut": self.nuts[1]}
+
+    def succeeded(self) -> bool:
+        """Whether the named nut is on its peg, by robosuite's check of each."""
+        self._check_success()
+        return bool(self.objects_on_pegs[self._index(self.named)])
+
+    def handle(self, name: str) -> np.ndarray:
+        """Middle of a nut's handle, [3], world, m."""
+        return self.sim.data.site_xpos[self.object_site_ids[self._index(name)]].copy()
+
+    def peg(self, name: str) -> np.ndarray:
+        """Top of a nut's peg, [3], world, m."""
+        body = (self.peg1_body_id, self.peg2_body_id)[self._index(name)]
+        half_height = self.sim.model.geom_size[self.sim.model.body_geomadr[body]].max()  # longer than wide
+        return self.sim.data.body_xpos[body] + (0.0, 0.0, half_height)
+
+    def _index(self, name: str) -> int:
+        return list(self.things()).index(name)
 
 
 class DoorSim(RobosuiteSim, Door):

@@ -19,7 +19,7 @@ IMAGE_SIZE = 96
 """Pixels on a side of every camera image, of robot and question tasks alike: what aegis-tiny reads."""
 QUESTION_TASKS = ("questions", "drawn")
 TABLE_TASKS = ("pick", "place-on", "place-beside")
-ROBOSUITE_TASKS = ("lift", "stack", "can", "door")
+ROBOSUITE_TASKS = ("lift", "stack", "can", "nut", "door")
 ROBOT_TASKS = TABLE_TASKS + ROBOSUITE_TASKS
 Robot = Literal["Panda", "UR5e", "IIWA", "Sawyer"]
 """The arms that robosuite's own tasks come with; the tabletop's is a Panda."""
@@ -30,6 +30,7 @@ ENVIRONMENTS: dict[str, str] = {
     "lift": "aegis/Lift-v0",
     "stack": "aegis/Stack-v0",
     "can": "aegis/PickPlaceCan-v0",
+    "nut": "aegis/NutAssembly-v0",
     "door": "aegis/Door-v0",
 }
 """Robot task -> gymnasium's name of its environment, once `table_env` and `robosuite_envs` have been imported."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy.control import TOLERANCE, AxisLimits, GripperLimits
-from aegis_policy.control.limiter import Limiter, Target
+from aegis_policy.control.limiter import Limiter, Target, _Axis
 from aegis_policy.control.motion import Motion, Piece, stop, travel
 from tests.control.robot import assert_inside, assert_one_motion
 
@@ -88,6 +88,33 @@ def test_it_arrives_and_stays(limits, place, dt):
     drive(limiter, [(place, 0.0, int(5 / dt))], dt)
     assert limiter.at_rest
     assert limiter.commanded[:, 0] == pytest.approx([place, 0, 0], abs=1e-9)
+
+
+PROPOSALS = st.lists(
+    st.lists(
+        st.tuples(
+            st.floats(0, 0.1), st.one_of(st.floats(-1.5, 1.5), st.sampled_from([0.0, 1.0, -1.0, 1 + 5e-9, -1 - 5e-9]))
+        ),
+        max_size=4,
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(LIMITS, PROPOSALS, COARSE)
+def test_limits_hold_whoever_proposes(limits, proposals, dt):
+    """Not Ruckig here, but anyone: pieces that last any time, at up to 1.5 times the jerk allowed."""
+    limiter = Limiter([limits], np.array([0.2]))
+    before = limiter.commanded
+    with pytest.MonkeyPatch.context() as patch:
+        for proposal in proposals:
+            pieces = [Piece(duration, share * limits.jerk) for duration, share in proposal]
+            patch.setattr(_Axis, "_propose", lambda *_, pieces=pieces: pieces)
+            limiter.follow(target(0.0), dt)
+            assert_inside(limiter.commanded, [limits])
+            assert_one_motion(before, limiter.commanded, dt, [limits])
+            before = limiter.commanded
 
 
 @given(SWIFT, st.floats(0.0, 0.3), st.floats(0.2, 2.0), COARSE)

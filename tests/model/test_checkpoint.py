@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aegis_policy.model.checkpoint import Checkpoint, load, load_backbone, resolve, save, start_policy
+from aegis_policy.model.checkpoint import INSTRUCTIONS, Checkpoint, load, load_backbone, resolve, save, start_policy
 from aegis_policy.model.config import expert_for
 from aegis_policy.model.policy import AegisPolicy
 from tests.model.builders import HORIZON, build_checkpoint, build_vlm, gaussian, norm_stats, pixels, policy_info
@@ -255,3 +255,11 @@ def test_fine_tuning_goes_on_only_with_the_same_interface(saved):
     for part, value in {"control_hz": 20.0, "cameras": policy_info().cameras[:1]}.items():
         with pytest.raises(ValueError, match=f"its {part} are"):
             start_policy(saved, replace(policy_info(), **{part: value}), norm_stats())
+
+
+def test_of_many_instructions_a_sample_from_the_whole_range_is_named(saved):
+    many = tuple(f"push cube {i}" for i in range(500))
+    named = start_policy(saved, replace(policy_info(), instructions=many), norm_stats()).info.instructions
+    assert INSTRUCTIONS / 2 < len(named) <= INSTRUCTIONS
+    assert set(named) <= {"pick up the red cube", *many}
+    assert named[-1] in many[-20:]

@@ -23,7 +23,7 @@ from aegis_sim.arm import FRONT
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.evaluate import evaluate
 from aegis_sim.questions import NOTHING, WHAT_HELD
-from aegis_sim.robosuite_envs import IS_OPEN, CanEnv, DoorEnv, LiftEnv, RobosuiteEnv, StackEnv
+from aegis_sim.robosuite_envs import IS_OPEN, CanEnv, DoorEnv, LiftEnv, NutEnv, RobosuiteEnv, StackEnv
 from aegis_sim.robosuite_sims import CONTROL_HZ
 
 pytestmark = pytest.mark.sim
@@ -99,7 +99,7 @@ def test_without_a_seed_episodes_differ(envs: dict[str, RobosuiteEnv]) -> None:
     assert not np.array_equal(*states)
 
 
-@pytest.mark.parametrize("task", ["lift", "stack", "can"])
+@pytest.mark.parametrize("task", ["lift", "stack", "can", "nut"])
 def test_things_are_drawn_where_they_are(envs: dict[str, RobosuiteEnv], task: str) -> None:
     env = envs[task]
     env.reset(seed=SEED)
@@ -175,6 +175,32 @@ def test_the_can_is_held_on_the_way_and_then_no_more() -> None:
     env.close()
 
 
+@pytest.mark.parametrize(("seed", "nut"), [(SEED, "round nut"), (SEED + 6, "square nut")])
+def test_the_expert_puts_the_named_nut_on_its_peg(seed: int, nut: str) -> None:
+    env = NutEnv(cameras=())
+    info = finish(env, seed)
+    assert info["instruction"] == f"put the {nut} on its peg" and env.sim.named == nut
+    assert info["success"] and info["right_object"]
+    env.close()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_only_the_named_nut_counts(right: bool) -> None:
+    env = NutEnv(cameras=(), max_steps=20)
+    env.reset(seed=SEED)
+    nut = next(name for name in env.sim.things() if (name == env.sim.named) == right)
+    joint = env.sim.things()[nut].joints[0]
+    env.sim.sim.data.set_joint_qpos(joint, [*env.sim.peg(nut), 1, 0, 0, 0])  # from there, it falls
+    ended = False
+    while not ended:
+        *_, terminated, truncated, info = env.step(np.zeros(7))
+        ended = terminated or truncated
+    assert np.linalg.norm((env.sim.position(nut) - env.sim.peg(nut))[:2]) < 0.02
+    assert info["success"] == info["right_object"] == right
+    assert info.get("failure") == (None if right else "lifted wrong object")
+    env.close()
+
+
 def test_the_door_is_open_when_robosuite_says_so() -> None:
     env = DoorEnv(cameras=())
     env.reset(seed=SEED)
@@ -188,7 +214,13 @@ def test_the_door_is_open_when_robosuite_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("task", "failure"),
-    [("lift", "nothing lifted"), ("stack", "nothing lifted"), ("can", "nothing lifted"), ("door", "handle not turned")],
+    [
+        ("lift", "nothing lifted"),
+        ("stack", "nothing lifted"),
+        ("can", "nothing lifted"),
+        ("nut", "nothing lifted"),
+        ("door", "handle not turned"),
+    ],
 )
 def test_an_episode_that_failed_says_why(task: str, failure: str) -> None:
     env = tasks.make(task, cameras=(), max_steps=2)

@@ -62,8 +62,8 @@ class SimRobotNode(Node):
 
     def __init__(self) -> None:
         super().__init__("sim_robot")
-        self._task = self._declare("task", "pick", f"of the first episode: {', '.join(ROBOT_TASKS)}")
-        self._split = self._declare("split", "seen", "of the first episode, see docs/arena.md")
+        task = self._declare("task", "pick", f"of the first episode: {', '.join(ROBOT_TASKS)}")
+        split = self._declare("split", "seen", "of the first episode, see docs/arena.md")
         seed = self._declare("seed", 0, "of the first episode", integer_range=[IntegerRange(to_value=2**63 - 1)])
         self._rate = self._declare(
             "rate",
@@ -77,7 +77,7 @@ class SimRobotNode(Node):
             "pixels on a side of the cameras' images",
             integer_range=[IntegerRange(from_value=16, to_value=1024)],
         )
-        self.robot = SimRobot(self._task, self._split, seed, size)
+        self.robot = SimRobot(task, split, seed, size)
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", CLOCK)
         self._joint_states = self.create_publisher(JointState, "joint_states", RELIABLE)
         self._description = self.create_publisher(String, "robot_description", LATCHED)
