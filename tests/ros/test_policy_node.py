@@ -19,7 +19,7 @@ from aegis_ros.conversions import to_seconds
 from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.robot import Robot, begin
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
 
 SEEDS = (5, 3, 7, 15)  # of evaluations; the shipped policy lifts the object in most
 RATE = "rate:=0.4"
