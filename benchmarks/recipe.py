@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,16 @@ def train(output: Path, command: str, recipe: PretrainConfig | TrainConfig, *opt
 
 
 def evaluate(output: Path, checkpoint: Path | None, task: str, episodes: int, *options: object) -> dict[str, Any]:
-    """`aegis eval` of a policy (None: the one that ships) into a JSON file; returns what of it is kept."""
+    """`aegis eval` of a policy (None: the one that ships) into a JSON file; returns what of it is kept.
+
+    `failures` counts the failed episodes by what went wrong.
+    """
     policy = ("--checkpoint", checkpoint) if checkpoint else ()
     aegis(output, "eval", *policy, "--task", task, "--episodes", episodes, *options, "--json", output)
     measured = json.loads(output.read_text())
-    return {key: measured[key] for key in KEPT if measured.get(key)}
+    kept = {key: measured[key] for key in KEPT if measured.get(key)}
+    failures = Counter(why for episode in measured.get("per_episode", ()) if (why := episode.get("failure")))
+    return kept | ({"failures": dict(failures.most_common())} if failures else {})
 
 
 def _changes(recipe: PretrainConfig | TrainConfig) -> list[object]:

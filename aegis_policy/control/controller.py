@@ -84,6 +84,12 @@ class Controller:
         """Why the robot stopped; "" while nothing was wrong."""
         return self._safety.reason
 
+    @property
+    def plan(self) -> Plan | None:
+        """The newest that is followed; None before the first."""
+        with self._lock:
+            return self._scheduler.newest
+
     def start(self, now: float) -> None:
         """Follow what is observed from `now` on. The robot moves with the first chunk.
 

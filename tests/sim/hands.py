@@ -6,9 +6,14 @@ import queue
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+import h5py
 import numpy as np
 
+from aegis_sim.by_hand import Session
+from aegis_sim.demonstrations import Recording
+from aegis_sim.devices import Hand
 from aegis_sim.env import ArmEnv
 from aegis_sim.tasks import expert
 
@@ -147,3 +152,49 @@ class Paper:
     def wait(self, seconds: float) -> None:
         if self.person is not None:
             self.person.look()
+
+
+class Fickle(Pusher):
+    """Discards the first attempt, and stops once two are kept."""
+
+    def __init__(self, env: ArmEnv, reports: Reports, paper: Paper) -> None:
+        super().__init__(env, reports)
+        self._all, self._paper, self._ticks = (env, reports), paper, 0
+
+    def look(self) -> None:
+        self._ticks += 1
+        if self._ticks == 5:
+            self._all[1].send(3, 2)
+        elif any("kept 2" in progress for _, progress in self._paper.told):
+            self._paper.stopped = True
+        else:
+            super().look()
+
+    def again(self) -> None:
+        super().__init__(*self._all)
+
+
+def acted(hand: Hand) -> np.ndarray:
+    action = hand.act()
+    assert action is not None
+    return action
+
+
+def session(env: ArmEnv, hand: Hand, paper: Paper, **options: int) -> Session:
+    return Session(Recording("pick", device="spacemouse", **options), env, hand, paper)
+
+
+def ctrl_c(_: Reports) -> None:
+    raise KeyboardInterrupt
+
+
+def shapes(path: Path) -> dict[str, object]:
+    """What there is in a file, apart from the numbers: names, types, and shapes but for how many steps."""
+    found: dict[str, object] = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: found.update(
+                {name: (item.dtype, item.shape[1:]) if isinstance(item, h5py.Dataset) else sorted(item.attrs)}
+            )
+        )
+    return found

@@ -26,7 +26,21 @@ from aegis_sim.demonstrations import Recording
 from aegis_sim.devices import CONTROLS, Hand, open_device
 from aegis_sim.env import ArmEnv
 from aegis_sim.tasks import ROBOT_TASKS, episode_seed, make
-from tests.sim.hands import FULL, KEYS, Paper, Pusher, Reports, Typist, x_display, xdotool
+from tests.sim.hands import (
+    FULL,
+    KEYS,
+    Fickle,
+    Paper,
+    Pusher,
+    Reports,
+    Typist,
+    acted,
+    ctrl_c,
+    session,
+    shapes,
+    x_display,
+    xdotool,
+)
 
 MISSING = [name for name in ("pynput", "Xlib", "hid", "tkinter") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -92,16 +106,6 @@ def key_hand(env: ArmEnv, typing: list[bool], screen: bool) -> Hand:
         hand._device.listener.wait()  # until it hears keys
     hand.start()
     return hand
-
-
-def acted(hand: Hand) -> np.ndarray:
-    action = hand.act()
-    assert action is not None
-    return action
-
-
-def session(env: ArmEnv, hand: Hand, paper: Paper, **options: int) -> Session:
-    return Session(Recording("pick", device="spacemouse", **options), env, hand, paper)
 
 
 # -- what a device means ------------------------------------------------------------------------------------------
@@ -186,43 +190,15 @@ def test_every_key_means_what_robosuite_says(needs_screen: None, env: ArmEnv, ke
 # -- what is kept -------------------------------------------------------------------------------------------------
 
 
-def shapes(path: Path) -> dict[str, object]:
-    """What there is in a file, apart from the numbers: names, types, and shapes but for how many steps."""
-    found: dict[str, object] = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: found.update(
-                {name: (item.dtype, item.shape[1:]) if isinstance(item, h5py.Dataset) else sorted(item.attrs)}
-            )
-        )
-    return found
-
-
 @pytest.fixture(scope="module")
 def by_mouse(env: ArmEnv, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two picks, wanted three: discarded once, and stopped during the third."""
     path = tmp_path_factory.mktemp("hand") / "demos.hdf5"
     paper, reports = Paper(), Reports()
-
-    class Fickle(Pusher):
-        ticks = 0
-
-        def look(self) -> None:
-            self.ticks += 1
-            if self.ticks == 5:
-                reports.send(3, 2)
-            elif len(kept := {progress for _, progress in paper.told if "kept 2" in progress}):
-                paper.stopped = bool(kept)
-            else:
-                super().look()
-
-        def again(self) -> None:
-            super().__init__(env, reports)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hid.device", lambda: reports)
         hand = open_device("spacemouse", env, lambda: True)
-        paper.person = person = Fickle(env, reports)
+        paper.person = person = Fickle(env, reports, paper)
         patch.setattr(paper, "tell", lambda *told: (paper.told.append(told), reports.send(3, 0), person.again()))
         assert session(env, hand, paper, seed=4).record(3, path) == 1
     assert [mood for _, mood in paper.moods if mood in ("good", "bad")] == ["bad", "good", "good"]
@@ -291,10 +267,6 @@ def test_out_of_time_is_not_kept(
     assert session(env, mouse_hand, paper).record(1, tmp_path / "x.hdf5") == 1
     assert ("Not kept: nothing lifted. Once more.", "bad") in paper.moods
     assert not list(tmp_path.iterdir())
-
-
-def ctrl_c(_: Reports) -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("end", [Reports.unplug, ctrl_c])

@@ -15,7 +15,7 @@ from threading import RLock
 import numpy as np
 
 from aegis_policy import ActionChunk, Observation, Policy
-from aegis_policy.control import Controller, Rejection, Scheduler, State
+from aegis_policy.control import Controller, Rejection, State
 from aegis_ros.answers import Turns
 from aegis_ros.arm import Follower, JointTarget, KinematicsError, Translator
 from aegis_ros.inputs import Inputs
@@ -77,7 +77,7 @@ class Driver:
 
     Args:
         translator: between the policy's numbers and the arm's joints.
-        controller, scheduler: the same scheduler that the controller has.
+        controller: decides what is commanded.
         inputs: what the robot sends.
         policy, turns: acts, when it is its turn.
         send: takes a joint target to the arm's controllers, and the time it is of, s.
@@ -89,7 +89,6 @@ class Driver:
         self,
         translator: Translator,
         controller: Controller,
-        scheduler: Scheduler,
         inputs: Inputs,
         policy: Policy,
         turns: Turns,
@@ -98,7 +97,7 @@ class Driver:
         latest_tick: float,
         first_chunk: float,
     ) -> None:
-        self._translator, self._controller, self._scheduler = translator, controller, scheduler
+        self._translator, self._controller = translator, controller
         self._inputs, self._policy, self._turns, self._send = inputs, policy, turns, send
         self._latest_tick, self._first_chunk = latest_tick, first_chunk
         self._follower: Follower | None = None
@@ -283,7 +282,7 @@ class Driver:
             self._steps = int((now - self._first_stamp) * self._policy.info.control_hz)
 
     def _queue(self, now: float) -> int:
-        plan = self._scheduler.newest
+        plan = self._controller.plan
         if plan is None or self._controller.state is not State.RUNNING:
             return 0
         return max(0, int(np.ceil((plan.end - now) / plan.step)))
@@ -296,7 +295,7 @@ class Driver:
             job = self._job
             if job is None or not self._controller.wants_chunk(clock()):
                 return False
-            newest = self._scheduler.newest
+            newest = self._controller.plan
             after = job.began if newest is None else newest.stamp
         try:
             return self._act(job, after, clock)
@@ -307,7 +306,7 @@ class Driver:
 
     def _act(self, job: Job, after: float, clock: Callable[[], float]) -> bool:
         view = self._inputs.view()
-        if isinstance(view, str) or view.stamp < after or (self._scheduler.newest and view.stamp == after):
+        if isinstance(view, str) or view.stamp < after or (self._controller.plan and view.stamp == after):
             return False  # not seen yet; if it lasts, the watchdog says why
         state = self._translator.state(view.joints.positions, view.joints.fingers)
         with self._turns.first():

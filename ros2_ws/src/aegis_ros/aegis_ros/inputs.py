@@ -159,14 +159,12 @@ class Inputs:
     def wrong(self, now: float) -> str | None:
         """Why one should not go by what comes in, if there is a reason."""
         with self._lock:
-            streams: list[Stream[Any]] = [*self._images.values(), *self._needed()]
-            return next((reason for stream in streams if (reason := stream.wrong(now))), None)
+            return next((reason for stream in self._all() if (reason := stream.wrong(now))), None)
 
     def age(self, now: float) -> float:
         """Of the oldest of the newest samples, s; 0 while something has not come."""
         with self._lock:
-            streams: list[Stream[Any]] = [*self._images.values(), *self._needed()]
-            newest = [stream.newest for stream in streams]
+            newest = [stream.newest for stream in self._all()]
             return max((now - sample.stamp for sample in newest if sample is not None), default=0.0)
 
     def joints(self) -> Joints | None:
@@ -179,8 +177,7 @@ class Inputs:
     def view(self) -> View | str:
         """The newest instant of which everything is known; or why there is none."""
         with self._lock:
-            streams: list[Stream[Any]] = [*self._images.values(), *self._needed()]
-            newest = [stream.newest for stream in streams]
+            newest = [stream.newest for stream in self._all()]
             if any(sample is None for sample in newest):
                 return "something has not come at all"
             instant = min(sample.stamp for sample in newest if sample is not None)
@@ -212,6 +209,9 @@ class Inputs:
         return images, min(sample.stamp for sample in found.values())
 
     # -- with the lock held --------------------------------------------------------------------------------------
+
+    def _all(self) -> list[Stream[Any]]:
+        return [*self._images.values(), *self._needed()]
 
     def _needed(self) -> list[Stream[Any]]:
         return [stream for names, stream in zip(self._names, self._joints, strict=True) if names]

@@ -125,7 +125,7 @@ def read_cameras(node: Node) -> dict[str, CameraTopic]:
     }
 
 
-def read_limits(node: Node, actions: Sequence[str]) -> dict[str, dict[str, float]]:
+def given_limits(node: Node, actions: Sequence[str]) -> dict[str, dict[str, float]]:
     """`limits.<action>.<key>` as far as they are given, see `aegis_policy.control.read_limits`."""
     found: dict[str, dict[str, float]] = {}
     for action in actions:

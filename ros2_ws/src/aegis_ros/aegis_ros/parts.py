@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from rclpy.lifecycle import LifecycleNode
 
 from aegis_policy import Policy
-from aegis_policy.control import ActionSpace, Controller, Timeouts
-from aegis_policy.control import read_limits as check_limits
+from aegis_policy.control import ActionSpace, Controller, Timeouts, read_limits
 from aegis_policy.inference.load import load_policy
 from aegis_ros.answers import Turns
 from aegis_ros.arm import Arm, Hand, JointTarget, MismatchError, Translator
 from aegis_ros.driver import Driver
 from aegis_ros.inputs import Gates, Inputs
-from aegis_ros.parameters import read, read_cameras, read_limits, read_optional, read_scheduler
+from aegis_ros.parameters import given_limits, read, read_cameras, read_optional, read_scheduler
 from aegis_ros.senses import Senses, decoder
 
 
@@ -108,20 +107,18 @@ def _driver(
     if isinstance(view := inputs.view(), str):
         raise MismatchError(f"no observation: {view}")
     space = ActionSpace(info)
-    limits = check_limits(space, read_limits(node, [feature.name for feature in info.actions]))
+    limits = read_limits(space, given_limits(node, [feature.name for feature in info.actions]))
     timeouts = Timeouts(
         tick=read(node, "timeouts.tick"),
         state=read(node, "timeouts.joints"),
         chunk=read(node, "timeouts.chunk"),
         ahead=read(node, "timeouts.ahead"),
     )
-    scheduler = read_scheduler(node)
-    controller = Controller(info, limits, scheduler, timeouts, read(node, "rate"))
+    controller = Controller(info, limits, read_scheduler(node), timeouts, read(node, "rate"))
     first_chunk = read(node, "timeouts.first_chunk")
     return Driver(
         translator,
         controller,
-        scheduler,
         inputs,
         policy,
         turns,

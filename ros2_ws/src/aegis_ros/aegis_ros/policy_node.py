@@ -11,6 +11,7 @@ Topics, parameters and what happens when something goes wrong: docs/ros.md.
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 import traceback
@@ -30,7 +31,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import Float64MultiArray
@@ -44,9 +44,8 @@ from aegis_ros.driver import Driver, Ending, Job, Reason
 from aegis_ros.loop import Loop, Pace
 from aegis_ros.parameters import declare, read
 from aegis_ros.parts import Parts, assemble
-from aegis_ros.senses import LATCHED
+from aegis_ros.qos import LATCHED, RELIABLE
 
-RELIABLE = QoSProfile(depth=10)
 REST = 5.0  # s of real time that deactivating waits for the arm to come to rest
 LOOK = 0.005  # s of real time between two looks at whether a chunk is wanted
 REPORT = 0.05  # s of real time between two looks at what is to be reported
@@ -65,6 +64,7 @@ class PolicyNode(LifecycleNode):
         self._refused = ""  # why the last configuring failed
         self._running: dict[Job, ServerGoalHandle] = {}
         self._commands: tuple[Publisher, Publisher] | None = None
+        self._trajectory: Callable[..., JointTrajectory] | None = None  # of a command
         self._answering = ThreadPoolExecutor(1, "answers")
         self._told: tuple[Any, ...] = ()
         self._told_at = 0.0
@@ -100,6 +100,13 @@ class PolicyNode(LifecycleNode):
             self._commands = (
                 self.create_lifecycle_publisher(JointTrajectory, read(self, "arm.command_topic"), RELIABLE),
                 self.create_lifecycle_publisher(Float64MultiArray, read(self, "gripper.command_topic"), RELIABLE),
+            )
+            self._trajectory = functools.partial(
+                to_trajectory,
+                self._parts.arm.joints,
+                limits=self._parts.arm.range(),
+                coasting=read(self, "arm.coasting"),
+                braking=read(self, "arm.braking"),
             )
         except Exception as error:
             self.get_logger().debug(traceback.format_exc())
@@ -173,11 +180,9 @@ class PolicyNode(LifecycleNode):
     # -- from other threads --------------------------------------------------------------------------------------
 
     def _send(self, target: JointTarget, now: float) -> None:
-        assert self._parts is not None and self._commands is not None
+        assert self._commands is not None and self._trajectory is not None
         arm, hand = self._commands
-        names, reach = self._parts.arm.joints, self._parts.arm.range()
-        times = read(self, "arm.coasting"), read(self, "arm.braking")
-        message = to_trajectory(names, target.positions, target.velocities, reach, *times)
+        message = self._trajectory(target.positions, target.velocities)
         message.header.stamp = to_stamp(round(now * 1e9))
         arm.publish(message)
         if target.gripper is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -24,8 +24,8 @@ from aegis_ros.conversions import compressed_to_numpy, image_to_numpy, resized, 
 from aegis_ros.inputs import Inputs
 from aegis_ros.loop import Loop
 from aegis_ros.parameters import CameraTopic
+from aegis_ros.qos import LATCHED
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TURN = 0.1  # s at most until a request to end is seen
 
 

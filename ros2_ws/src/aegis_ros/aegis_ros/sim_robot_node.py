@@ -20,7 +20,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, String
@@ -28,12 +28,11 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from aegis_ros.conversions import numpy_to_image, to_stamp
+from aegis_ros.qos import LATCHED, RELIABLE
 from aegis_ros.sim_robot import JOINTS, SimRobot
 from aegis_sim.tasks import ROBOT_TASKS
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # what rclpy subscribes to /clock with
-RELIABLE = QoSProfile(depth=10)
 MOST_LATE = 0.5  # s of simulated time that a late simulation tries to make up for
 TURN = 0.01  # s between two looks at the clock
 LONGEST_TURN = 0.1  # s of simulated time between two looks at what has arrived
