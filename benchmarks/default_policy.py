@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arena import SHIPPED_EPISODES, Run
 from provenance import ROOT, provenance
 from recipe import aegis, evaluate, train
 
@@ -30,7 +31,6 @@ PRETRAINING = PretrainConfig(steps=8_000, compile=True)
 PICKING = TrainConfig(method="stop-gradient", steps=3_000, eval_every=1_000, compile=True)
 FIRST = TrainConfig(method="stop-gradient", steps=2_800, eval_every=0, compile=True)
 SECOND = TrainConfig(method="stop-gradient", steps=1_100, expert_learning_rate=6e-4, eval_every=1_100, compile=True)
-EPISODES = {"pick": 200, "place-on": 100, "place-beside": 100}
 SCENES_ASKED, FILMS, SEED, WORKERS = 300, 3, 0, 2
 Results = dict[str, dict[str, Any]]
 """Task -> what was measured."""
@@ -121,10 +121,10 @@ def measure(work: Path) -> Results:
     """Both abilities, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
     for task in (*TABLE_TASKS, *QUESTION_TASKS):
-        episodes, films = (EPISODES[task], FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
+        episodes, films = (SHIPPED_EPISODES["seen"], FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
         options = ("--seed", SEED, "--videos", films, "--workers", WORKERS)
         results[task] = evaluate(work / "measured" / f"{task}.json", work / "policy", task, episodes, *options)
-    settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [SECOND.seed]}
+    settings = {"seed": SEED, "training_seeds": [SECOND.seed]}
     settings |= {
         "steps": [PICKING.steps, FIRST.steps, SECOND.steps],
         "demonstrations": DEMONSTRATIONS,
@@ -146,8 +146,10 @@ def ship_vlm(work: Path, results: Results) -> None:
 
 
 def ship_policy(work: Path, results: Results) -> None:
-    """Copy the policy into the package, with what was measured."""
+    """Copy the policy into the package, with what was measured, which the arena need not measure again."""
     copy(work / "policy", "aegis-tiny")
+    for task in TABLE_TASKS:
+        Run("shipped", task).write({**results[task], "checkpoint": checkpoint.load(None).info.checkpoint})
     rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
         card.write(measured_table(results))

@@ -21,6 +21,8 @@ class ExpertConfig:
         state_dim, action_dim: S and A, the real dimensions (no padding).
         horizon: H, actions in a chunk.
         denoising_steps: Euler steps from noise to actions.
+        temperature: standard deviation of the noise that these start from; 0 for the same chunk whatever the seed.
+            Training knows 1 alone; less gives up variety for precision (docs/method.md).
     """
 
     width: int
@@ -29,6 +31,7 @@ class ExpertConfig:
     action_dim: int
     horizon: int
     denoising_steps: int = 10
+    temperature: float = 1.0
 
 
 def tiny_vlm(vocab_size: int, image_token: int, pad: int = 0, bos: int = 2, eos: int = 1) -> PaliGemmaConfig:

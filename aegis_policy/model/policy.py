@@ -63,9 +63,9 @@ class AegisPolicy(Backbone):
 
     @torch.no_grad()
     def denoise(self, prefix: Prefix, state: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Euler steps from noise [B, H, A] at t = 1 to actions [B, H, A] at t = 0."""
+        """Euler steps from noise [B, H, A], cut to the expert's temperature, at t = 1 to actions [B, H, A] at t = 0."""
         steps = steps or self.expert.config.denoising_steps
-        x = noise[:, None]
+        x = self.expert.config.temperature * noise[:, None]
         for step in range(steps):
             time = x.new_full(x.shape[:2], 1 - step / steps)
             x = x - self.expert(prefix.keys_values, prefix.valid, state, x, time) / steps

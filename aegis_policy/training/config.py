@@ -60,6 +60,8 @@ class TrainConfig(Recipe):
         clip: Largest norm of the whole gradient.
         augment: Vary the images' brightness and contrast.
         horizon: H, actions in a chunk of a fresh expert; a policy keeps its own.
+        temperature: Of the noise that the finished policy's chunks start from: 1 as in training, 0 for precision
+            without variety. If left out a policy keeps its own, and a fresh expert has 1.
         eval_every: Steps between measurements of VQA; 0 for never.
         vqa_questions: How many questions of each set are asked then.
         log_every: Steps between lines of metrics.jsonl.
@@ -85,6 +87,7 @@ class TrainConfig(Recipe):
     clip: float = 1.0
     augment: bool = True
     horizon: int = 10
+    temperature: float | None = None
     eval_every: int = 250
     vqa_questions: int = 512
     log_every: int = 10
@@ -109,6 +112,8 @@ class TrainConfig(Recipe):
         for name in ("learning_rate", "expert_learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} must be a positive number, got {getattr(self, name)}")
+        if self.temperature is not None and not 0 <= self.temperature <= 1:
+            raise ValueError(f"--temperature must be within 0 and 1, got {self.temperature}")
 
 
 def source_name(source: str) -> str:

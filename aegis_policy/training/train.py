@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,8 @@ class Trainer:
         )
         fresh = dataset.norm_stats()
         start = checkpoints.start_policy(source, info, fresh)
+        if self.config.temperature is not None:
+            start.policy.expert.config = replace(start.policy.expert.config, temperature=self.config.temperature)
         for kind, features in (("state", info.state), ("actions", info.actions)):
             outside = getattr(start.norm_stats, kind).outside(getattr(fresh, kind))
             if outside.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,9 +27,9 @@ def prefix(policy: AegisPolicy, processor) -> Prefix:
 class Velocity(nn.Module):
     """A velocity field written by hand, in the place of the expert."""
 
-    def __init__(self, field, steps: int = 10):
+    def __init__(self, field):
         super().__init__()
-        self.field, self.config = field, SimpleNamespace(denoising_steps=steps)
+        self.field, self.config = field, SimpleNamespace(denoising_steps=10, temperature=1.0)
 
     def forward(self, keys_values, valid, state, noisy, time):
         return self.field(noisy, time[..., None, None])
@@ -145,6 +146,15 @@ def test_denoising_is_euler(policy, prefix, steps, monkeypatch):
     if steps == 10:  # this expert's own
         by_default = clock.denoise(prefix, gaussian(2, 2), noise)
         torch.testing.assert_close(by_default, noise - 11 / 20)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_temperature_scales_the_noise_that_denoising_starts_from(policy, prefix, temperature, monkeypatch):
+    state, noise = gaussian(2, 2), gaussian(2, HORIZON, 3)
+    colder = policy.denoise(prefix, state, temperature * noise)
+    assert (colder - policy.denoise(prefix, state, noise)).abs().max() > 1e-3
+    monkeypatch.setattr(policy.expert, "config", replace(policy.expert.config, temperature=temperature))
+    assert torch.equal(policy.denoise(prefix, state, noise), colder)
 
 
 def test_times_are_beta_distributed():

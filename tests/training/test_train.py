@@ -150,13 +150,23 @@ def test_a_policy_goes_on_with_its_own_expert_statistics_and_anchor(run, config,
             demo.attrs["instruction"] = "grasp the red cube"
     with caplog.at_level(logging.WARNING):
         train(
-            replace(config, dataset=(str(other),), checkpoint=str(run), anchor=None, steps=1, horizon=7, vqa=()),
+            replace(
+                config,
+                dataset=(str(other),),
+                checkpoint=str(run),
+                anchor=None,
+                steps=1,
+                horizon=7,
+                vqa=(),
+                temperature=0.25,
+            ),
             tmp_path / "more",
         )
     assert "state x: this data lies far outside" in caplog.text
     assert "does not know every word of: grasp the red cube" in caplog.text
     before, after = load(run), load(tmp_path / "more")
     assert after.info.horizon == 3
+    assert (before.policy.expert.config.temperature, after.policy.expert.config.temperature) == (1, 0.25)
     np.testing.assert_array_equal(before.norm_stats.state.mean, after.norm_stats.state.mean)
     weight = "decoder.layers.0.self_attn.q_proj.weight"
     change = after.policy.expert.state_dict()[weight] - before.policy.expert.state_dict()[weight]
@@ -206,6 +216,7 @@ def test_learning_rate_warms_up_and_falls():
         ({"dataset": ()}, "--dataset"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a positive number"),
+        ({"temperature": -0.1}, "--temperature must be within 0 and 1"),
         ({"vqa": ("a", "b", "c", "d")}, "up to 3"),
         ({"anchor": None}, "needs an anchor"),
         ({"anchor": "none.safetensors"}, "no such anchor"),
