@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,42 @@ from aegis_sim.tasks import QUESTION_TASKS, TABLE_TASKS
 RESULTS = ROOT / "benchmarks" / "results" / "default_policy.json"
 SCENES, DRAWN = 14_000, 10_000
 DEMONSTRATIONS = {"pick": 1_500, "place-on": 1_500, "place-beside": 1_000}
-TAKEOVERS = {"pick": 250, "place-on": 500, "place-beside": 250}
 PRETRAINING = PretrainConfig(steps=8_000, compile=True)
 PICKING = TrainConfig(method="stop-gradient", steps=3_000, eval_every=1_000, compile=True)
-FIRST = TrainConfig(method="stop-gradient", steps=2_800, eval_every=0, compile=True)
-SECOND = TrainConfig(method="stop-gradient", steps=1_100, expert_learning_rate=6e-4, eval_every=1_100, compile=True)
+
+
+@dataclass(frozen=True)
+class More:
+    """Demonstrations besides the first: taken over from the policy of round `driver`, or all begun on the way."""
+
+    task: str
+    episodes: int
+    seed: int
+    driver: int | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """Training that goes on from the round before, on all demonstrations so far and some more."""
+
+    recipe: TrainConfig
+    more: tuple[More, ...] = ()
+
+
+NEXT = TrainConfig(method="stop-gradient", temperature=0.0, eval_every=0, compile=True)
+ROUNDS = (
+    Round(replace(NEXT, steps=2_800, temperature=None)),
+    Round(
+        replace(NEXT, steps=1_100, expert_learning_rate=6e-4),
+        (More("pick", 250, 2, 0), More("place-on", 500, 2, 0), More("place-beside", 250, 2, 0)),
+    ),
+    Round(replace(NEXT, steps=3_500)),
+    Round(
+        replace(NEXT, steps=3_000, eval_every=3_000),
+        (More("place-on", 500, 3, 1), More("place-on", 800, 4)),  # recorded while round 2 trained
+    ),
+)
+EPISODES = SHIPPED_EPISODES["seen"]
 SCENES_ASKED, FILMS, SEED, WORKERS = 300, 3, 0, 2
 Results = dict[str, dict[str, Any]]
 """Task -> what was measured."""
@@ -63,12 +95,12 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     start = ("--checkpoint", checkpoint.asset("aegis-tiny")) if arguments.go_on else make_picking(work, make_vlm(work))
-    fine_tune(work, start)
-    results = measure(work)
+    policy = fine_tune(work, start)
+    results = measure(work, policy)
     if arguments.ship:
         if not arguments.go_on:
             ship_vlm(work, results)
-        ship_policy(work, results)
+        ship_policy(policy, results)
 
 
 def question_sets(work: Path) -> tuple[list[Path], list[Path]]:
@@ -93,8 +125,13 @@ def make_vlm(work: Path) -> tuple[object, ...]:
 
 def demonstrations(work: Path, task: str) -> Path:
     """The expert's demonstrations of a task."""
-    output = work / f"{task}.hdf5"
-    which = ("--task", task, "--episodes", DEMONSTRATIONS[task], "--short-fraction", 0.6, "--seed", 1)
+    return record(work, task, task, DEMONSTRATIONS[task], "--short-fraction", 0.6, "--seed", 1)
+
+
+def record(work: Path, name: str, task: str, episodes: int, *options: object) -> Path:
+    """Demonstrations of a task in a file of that name."""
+    output = work / f"{name}.hdf5"
+    which = ("--task", task, "--episodes", episodes, *options)
     aegis(output, "record", *which, "--workers", WORKERS, "--output", output)
     return output
 
@@ -105,31 +142,35 @@ def make_picking(work: Path, start: tuple[object, ...]) -> tuple[object, ...]:
     return ("--checkpoint", made, *start[2:])
 
 
-def fine_tune(work: Path, start: tuple[object, ...]) -> None:
-    """A policy from demonstrations, then a better one from demonstrations of how to get out of where that one gets."""
+def fine_tune(work: Path, start: tuple[object, ...]) -> Path:
+    """The policy, round by round, each better than the last where that one went wrong."""
     recorded = [demonstrations(work, task) for task in TABLE_TASKS]
-    first = train(work / "first", "train", FIRST, "--dataset", *recorded, *start)
-    for task in TABLE_TASKS:
-        takeovers = work / f"{task}-takeover.hdf5"
-        which = ("--task", task, "--episodes", TAKEOVERS[task], "--takeover", first, "--seed", 2)
-        aegis(takeovers, "record", *which, "--workers", WORKERS, "--output", takeovers)
-        recorded.append(takeovers)
-    train(work / "policy", "train", SECOND, "--dataset", *recorded, "--checkpoint", first, *start[2:])
+    made: list[Path] = []
+    for number, part in enumerate(ROUNDS):
+        recorded += [record_more(work, more, made) for more in part.more]
+        before = ("--checkpoint", made[-1], *start[2:]) if made else start
+        made.append(train(work / f"round-{number}", "train", part.recipe, "--dataset", *recorded, *before))
+    return made[-1]
 
 
-def measure(work: Path) -> Results:
+def record_more(work: Path, more: More, made: Sequence[Path]) -> Path:
+    """What a round asks for, with the policies of the rounds before."""
+    if more.driver is None:
+        name, options = "short", ("--short-fraction", 1)
+    else:
+        name, options = "takeover", ("--takeover", made[more.driver])
+    return record(work, f"{more.task}-{name}-{more.seed}", more.task, more.episodes, *options, "--seed", more.seed)
+
+
+def measure(work: Path, policy: Path) -> Results:
     """Both abilities, on episodes and scenes that nothing was trained or chosen on."""
     results: Results = {}
     for task in (*TABLE_TASKS, *QUESTION_TASKS):
-        episodes, films = (SHIPPED_EPISODES["seen"], FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
+        episodes, films = (EPISODES, FILMS) if task in TABLE_TASKS else (SCENES_ASKED, 0)
         options = ("--seed", SEED, "--videos", films, "--workers", WORKERS)
-        results[task] = evaluate(work / "measured" / f"{task}.json", work / "policy", task, episodes, *options)
-    settings = {"seed": SEED, "training_seeds": [SECOND.seed]}
-    settings |= {
-        "steps": [PICKING.steps, FIRST.steps, SECOND.steps],
-        "demonstrations": DEMONSTRATIONS,
-        "takeovers": TAKEOVERS,
-    }
+        results[task] = evaluate(work / "measured" / f"{task}.json", policy, task, episodes, *options)
+    settings = {"episodes": EPISODES, "seed": SEED, "training_seeds": [NEXT.seed], "demonstrations": DEMONSTRATIONS}
+    settings["rounds"] = [{"steps": part.recipe.steps, "more": [asdict(more) for more in part.more]} for part in ROUNDS]
     RESULTS.write_text(json.dumps({"results": results, **provenance(), **settings}, indent=1) + "\n")
     return results
 
@@ -145,9 +186,9 @@ def ship_vlm(work: Path, results: Results) -> None:
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
 
 
-def ship_policy(work: Path, results: Results) -> None:
+def ship_policy(policy: Path, results: Results) -> None:
     """Copy the policy into the package, with what was measured, which the arena need not measure again."""
-    copy(work / "policy", "aegis-tiny")
+    copy(policy, "aegis-tiny")
     for task in TABLE_TASKS:
         Run("shipped", task).write({**results[task], "checkpoint": checkpoint.load(None).info.checkpoint})
     rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
