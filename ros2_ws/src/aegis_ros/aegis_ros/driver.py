@@ -201,9 +201,10 @@ class Driver:
 
     def _tick(self, now: float) -> None:
         elapsed, self._last = now - self._last, now
-        if not 0 <= elapsed <= self._latest_tick and self._controller.state in (State.RUNNING, State.STOPPING):
+        in_time = 0 <= elapsed <= self._latest_tick
+        if not in_time and self._controller.state in (State.RUNNING, State.STOPPING):
             self._silent = True  # by now the arm goes its own way to rest; a command would tear it back
-        if self._controller.state is State.RUNNING:
+        if in_time and self._controller.state is State.RUNNING:  # else the clock is to blame, and nothing's age is known
             self._look(now)
         joints = self._inputs.joints()
         if joints is not None:
