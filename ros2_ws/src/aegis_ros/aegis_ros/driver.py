@@ -204,7 +204,7 @@ class Driver:
         in_time = 0 <= elapsed <= self._latest_tick
         if not in_time and self._controller.state in (State.RUNNING, State.STOPPING):
             self._silent = True  # by now the arm goes its own way to rest; a command would tear it back
-        if in_time and self._controller.state is State.RUNNING:  # else the clock is to blame, and nothing's age is known
+        if in_time and self._controller.state is State.RUNNING:  # else it is the clock that is wrong
             self._look(now)
         joints = self._inputs.joints()
         if joints is not None:

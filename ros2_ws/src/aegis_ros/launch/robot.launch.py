@@ -1,0 +1,67 @@
+"""`policy_node` for a robot that is already there: a real arm under ros2_control, or a simulation.
+
+    ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml
+    ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml policy:=http://10.0.0.7:8000   # on another machine
+
+It stays unconfigured, and nothing moves, unless `autostart:=true`: see docs/ros.md, "A real arm".
+"""
+
+from __future__ import annotations
+
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
+from lifecycle_msgs.msg import Transition
+
+from launch import LaunchContext, LaunchDescription
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("params_file", description="parameters of policy_node, one file per robot"),
+            DeclareLaunchArgument(
+                "policy", default_value="", description="folder, hub name or http:// address; empty: what ships"
+            ),
+            DeclareLaunchArgument("use_sim_time", default_value="false", description="go by /clock"),
+            DeclareLaunchArgument(
+                "autostart", default_value="false", description="configure and activate the node at once"
+            ),
+            OpaqueFunction(function=policy_node),
+        ]
+    )
+
+
+def policy_node(context: LaunchContext) -> list:
+    """The node, and where asked for, its way to being active."""
+    node = LifecycleNode(
+        package="aegis_ros",
+        executable="policy_node",
+        name="policy_node",
+        namespace="",
+        output="screen",
+        parameters=[
+            LaunchConfiguration("params_file"),
+            {
+                "policy": ParameterValue(LaunchConfiguration("policy"), value_type=str),
+                "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+            },
+        ],
+    )
+    if LaunchConfiguration("autostart").perform(context).lower() != "true":
+        return [node]
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    configured = OnStateTransition(
+        target_lifecycle_node=node,
+        start_state="configuring",
+        goal_state="inactive",
+        entities=[change(Transition.TRANSITION_ACTIVATE)],
+    )
+    return [node, RegisterEventHandler(configured), change(Transition.TRANSITION_CONFIGURE)]
