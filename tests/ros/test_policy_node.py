@@ -1,6 +1,6 @@
 """A policy drives the simulated arm by topics alone, answers meanwhile, and stops when it is told to.
 
-Two nodes in two processes; the simulation runs slower than real time, so that a busy machine can keep up.
+Two nodes in two processes; the simulation runs at a fifth of real time, so that a busy machine can keep up.
 """
 
 from __future__ import annotations
@@ -10,19 +10,27 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings one")
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from aegis_interfaces.action import RunInstruction
 from aegis_interfaces.msg import PolicyStatus
 
+from aegis_policy import Policy
+from aegis_policy.inference.load import load_policy
 from aegis_ros.conversions import to_seconds
+from aegis_sim.env import ArmEnv
+from aegis_sim.results import Episode
+from aegis_sim.rollout import run_episodes
+from aegis_sim.tasks import make
 from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.robot import Robot, begin
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
+pytestmark = pytest.mark.sim
 
-SEEDS = (5, 3, 7, 15)  # of evaluations; the shipped policy lifts the object in most
-RATE = "rate:=0.4"
+SEEDS = range(201, 221, 2)  # of ten evaluation episodes, on none of which a setting was chosen
+LIMIT = 12.0  # s
+RATE = "rate:=0.2"
 REASON = RunInstruction.Result
 
 
@@ -53,27 +61,42 @@ def speeds_from(operator: Operator, instant: float) -> tuple[np.ndarray, np.ndar
     return times, np.abs([state.velocity[:7] for state in states]).max(axis=1)
 
 
-def test_it_picks_up_what_it_is_told_to_and_answers_while_it_moves(operator: Operator) -> None:
+def test_it_picks_up_what_it_is_told_to_as_often_as_in_one_process(operator: Operator) -> None:
+    lifted = []
     for seed in SEEDS:
         handle = set_off(operator, seed)
-        answer = operator.ask("what color is the object?")
-        assert answer.success and answer.answer.strip(), answer.message
-        assert operator.last_report().state == PolicyStatus.RUNNING
-        streamed, parts = operator.ask_aloud("how many objects are there?", "front")
-        assert streamed.success and streamed.answer and set(parts) <= {streamed.answer[: len(part)] for part in parts}
         began = operator.now()
-        while not (lifted := operator.succeeded()) and operator.now() - began < 12.0:
+        while not operator.succeeded() and operator.now() - began < LIMIT:
             operator.wait(0.2)
+        lifted.append(operator.succeeded())
         handle.cancel_goal_async()
         ended = operator.outcome(handle)
         assert ended.reason == REASON.CANCELED, ended.message
         assert ended.executed_steps > 10 and 0 < operator.last_report().latency < 1.0
-        if lifted:
-            break
-    assert lifted
+    policy, env = load_policy(), make("pick")
+    alone = [episode.rollout.success for episode in map(partial(play, policy, env), SEEDS) if episode.rollout]
+    env.close()
+    assert sum(lifted) >= sum(alone) - 2, (lifted, alone)  # here no two runs are alike
     joints = {tuple(command.joint_names) for command in operator.commands}
     assert joints == {tuple(f"panda_joint{i}" for i in range(1, 8))}
     assert not any(speed for command in operator.commands for speed in command.points[-1].velocities)
+
+
+def play(policy: Policy, env: ArmEnv, seed: int) -> Episode:
+    """The episode with everything in this process."""
+    return run_episodes(policy, [env], [seed], questions_asked=False)[0]
+
+
+def test_it_answers_while_it_moves(operator: Operator) -> None:
+    handle = set_off(operator)
+    answer = operator.ask("what color is the object?")
+    assert answer.success and answer.answer.strip(), answer.message
+    assert operator.last_report().state == PolicyStatus.RUNNING
+    streamed, parts = operator.ask_aloud("how many objects are there?", "front")
+    assert streamed.success and streamed.answer and set(parts) <= {streamed.answer[: len(part)] for part in parts}
+    assert operator.moving()
+    handle.cancel_goal_async()
+    assert operator.outcome(handle).reason == REASON.CANCELED
 
 
 def test_an_emergency_stop_silences_it_at_once_and_latches(operator: Operator) -> None:
