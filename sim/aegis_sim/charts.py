@@ -114,7 +114,7 @@ def interval_chart(
         tones: the colour of each of them.
     """
     texts = [_of(rate) for marks in rows.values() for rate in marks]
-    start, end = LETTER * max(map(len, rows)) + 8, WIDTH - LETTER * max(map(len, texts)) - 10
+    start, end = LETTER * max(map(len, rows)) + 8, WIDTH - LETTER * max(map(len, texts)) - 20  # a percent sign is wide
     x = _scale(0, 1, start, end)
 
     def dot(rate: Mapping[str, Any] | None, y: float) -> str:

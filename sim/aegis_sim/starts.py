@@ -19,8 +19,8 @@ from aegis_sim.goals import Kind
 from aegis_sim.table_env import TableEnv
 
 CARRYING = 0.5  # share of the short demonstrations of placing that begin with the object in the hand
-TAKEOVER_STEPS: dict[Kind, int] = {"pick": 16, "place-on": 30, "place-beside": 30}
-"""Control steps within which an expert takes over, a little more than it needs for the whole job."""
+TAKEOVER_STEPS: dict[Kind, int] = {"pick": 16, "place-on": 90, "place-beside": 90}
+"""Control steps within which an expert takes over. Placing may go wrong and be tried again: nearly a whole episode."""
 REPLAN_EVERY = 4
 
 
