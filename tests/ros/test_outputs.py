@@ -89,10 +89,10 @@ def command(stamp: float, position: np.ndarray, velocity: np.ndarray | float = 0
     return Command(stamp, np.append(position, 0.0), velocities, np.zeros(len(position) + 1))
 
 
-def first(output: Output, joints: np.ndarray, position: np.ndarray, velocity: np.ndarray | float = 0.0, last=False):
+def first(output: Output, joints: np.ndarray, position: np.ndarray, velocity: np.ndarray | float = 0.0, braking=False):
     """The message with which a motion begins, at 12.5 s."""
     output.begin(joints)
-    return output.message(command(12.5, position, velocity), joints, 0.0, last)
+    return output.message(command(12.5, position, velocity), joints, 0.0, braking)
 
 
 def numbers(message: TwistStamped) -> np.ndarray:
@@ -171,12 +171,13 @@ def test_a_twist_stays_within_the_limits_of_speed_however_far_the_hand_is_off(en
     assert numbers(message) == pytest.approx([0.5, -0.5, 0.1, 0.1, 0.1, 0.5])
 
 
-def test_the_last_twist_is_none_at_all(env: ArmEnv, arm: Arm) -> None:
+def test_who_brakes_is_not_pushed_on_and_ends_with_no_twist(env: ArmEnv, arm: Arm) -> None:
     joints = JointServo(env.arm).positions()[:7]
     place = np.append(arm.pose(joints).translation + [0.02, 0.0, 0.0], np.zeros(3))
     output = TwistOutput(Translator(arm, INFO), LIMITS, GAIN)
     assert numbers(first(output, joints, place))[0] == pytest.approx(0.08)
-    assert not numbers(first(output, joints, place, last=True)).any()
+    assert numbers(first(output, joints, place, 0.1, braking=True)) == pytest.approx([0.1] * 6)
+    assert not numbers(first(output, joints, place, braking=True)).any()
 
 
 def test_a_policy_of_joints_has_no_twist(arm: Arm) -> None:

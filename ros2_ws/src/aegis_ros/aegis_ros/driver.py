@@ -219,8 +219,8 @@ class Driver:
                     self._output.begin(joints.positions)
                     self._moved = True
                 dt = min(max(elapsed, 0.0), self._latest_tick)
-                last = self._controller.state is State.STOPPED
-                message = self._output.message(command, joints.positions, dt, last)
+                braking = self._controller.state is not State.RUNNING
+                message = self._output.message(command, joints.positions, dt, braking)
                 self._send(message, self._translator.gripper(command.position))
         self._count(now)
         self._settle(now)

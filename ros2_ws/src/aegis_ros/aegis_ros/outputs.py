@@ -28,13 +28,13 @@ class Output(Protocol):
     def begin(self, positions: np.ndarray) -> None:
         """The next message is the first of a motion, with the arm's joints at `positions` [J], rad."""
 
-    def message(self, command: Command, positions: np.ndarray, dt: float, last: bool) -> Any:
+    def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> Any:
         """For a command.
 
         Args:
             positions: the arm's joints as last measured [J], rad.
             dt: s since the command before.
-            last: nothing more will be sent, and the arm is to be at rest.
+            braking: to standstill, after which nothing more is sent.
 
         Raises:
             KinematicsError: there is no way there.
@@ -70,7 +70,7 @@ class TrajectoryOutput(_JointOutput):
         super().__init__(translator)
         self._coasting, self._braking = coasting, braking
 
-    def message(self, command: Command, positions: np.ndarray, dt: float, last: bool) -> JointTrajectory:
+    def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> JointTrajectory:
         target, reach = self._target(command, dt), self._arm.range()
         message = to_trajectory(
             self._arm.joints, target.positions, target.velocities, reach, self._coasting, self._braking
@@ -88,7 +88,7 @@ class ArrayOutput(_JointOutput):
 
     type = Float64MultiArray
 
-    def message(self, command: Command, positions: np.ndarray, dt: float, last: bool) -> Float64MultiArray:
+    def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> Float64MultiArray:
         return Float64MultiArray(data=np.clip(self._target(command, dt).positions, *self._arm.range()).tolist())
 
 
@@ -96,8 +96,9 @@ class TwistOutput:
     """The velocity of the hand: of the tip's origin and about it, both along the axes of the arm's base.
 
     Velocities alone would drift from the commanded place by all that the arm does late, or not quite. So a share of
-    the way from where the hand is to where it is to be is added, and the sum kept within the limits of speed. There is
-    no inverse kinematics in here, nor the joints' limits: those are MoveIt Servo's affair.
+    the way from where the hand is to where it is to be is added, and the sum kept within the limits of speed. Not while
+    braking: an arm that is held, or whose joints are not seen any more, would be pushed on by a way that does not end.
+    There is no inverse kinematics in here, nor the joints' limits: those are MoveIt Servo's affair.
 
     Args:
         translator: between the policy's numbers and the arm's joints.
@@ -123,14 +124,13 @@ class TwistOutput:
     def begin(self, positions: np.ndarray) -> None:
         self._path = HandPath(self._arm, positions)
 
-    def message(self, command: Command, positions: np.ndarray, dt: float, last: bool) -> TwistStamped:
+    def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> TwistStamped:
         assert self._path is not None
         place, velocity = command.position[self._moving], command.velocity[self._moving]
         wanted, here = self._path.pose(place[:3], place[3:]), self._arm.pose(positions)
         way = [*(wanted.translation - here.translation), *pinocchio.log3(wanted.rotation @ here.rotation.T)]
-        twist = np.clip(velocity + self._gain * np.array(way), -self._fastest, self._fastest)
-        if last:
-            twist = np.zeros(6)  # what is left of the way would be gone on with until Servo's timeout
+        gain = 0.0 if braking else self._gain
+        twist = np.clip(velocity + gain * np.array(way), -self._fastest, self._fastest)
         message = TwistStamped(twist=Twist(linear=_vector(twist[:3]), angular=_vector(twist[3:])))
         message.header.stamp, message.header.frame_id = to_stamp(round(command.stamp * 1e9)), self._arm.base
         return message
