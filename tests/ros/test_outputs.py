@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import mujoco
 import numpy as np
-from geometry_msgs.msg import TwistStamped
 from scipy.spatial.transform import Rotation
 
 from aegis_policy import Feature
@@ -27,6 +26,7 @@ from aegis_sim.description import urdf
 from aegis_sim.env import ArmEnv
 from aegis_sim.joints import ARM_JOINTS, JointServo
 from aegis_sim.tasks import make
+from tests.ros.servo import numbers
 from tests.ros.test_arm import HAND, HOME, INFO
 
 pytestmark = pytest.mark.sim
@@ -93,11 +93,6 @@ def first(output: Output, joints: np.ndarray, position: np.ndarray, velocity: np
     """The message with which a motion begins, at 12.5 s."""
     output.begin(joints)
     return output.message(command(12.5, position, velocity), joints, 0.0, braking)
-
-
-def numbers(message: TwistStamped) -> np.ndarray:
-    linear, angular = message.twist.linear, message.twist.angular
-    return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
 
 
 def test_joints_come_in_the_arms_order_whatever_the_policys(env: ArmEnv, arm: Arm) -> None:

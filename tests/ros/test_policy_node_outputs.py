@@ -9,7 +9,6 @@ pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings on
 from collections.abc import Iterator
 
 import numpy as np
-import pinocchio
 from aegis_interfaces.action import RunInstruction
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
@@ -17,14 +16,15 @@ from std_msgs.msg import Float64MultiArray
 
 from aegis_ros.conversions import to_seconds
 from tests.ros.driving import Operator, PolicyProcess
-from tests.ros.robot import ARM, Robot
-from tests.ros.test_policy_node import RATE, SEEDS, set_off, speeds_from
+from tests.ros.robot import Robot
+from tests.ros.servo import TIMEOUT, Servo, numbers
+from tests.ros.test_policy_node import SEEDS, set_off, speeds_from
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
 
 REASON = RunInstruction.Result
 ARRAYS, TWISTS = "/forward_position_controller/commands", "/servo_node/delta_twist_cmds"
-TIMEOUT = 0.1  # s, the default of MoveIt Servo's incoming_command_timeout
+RATE = "rate:=0.2"  # without a speed to go by, an arm lags behind positions; what a busy machine adds is too much then
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,50 +85,22 @@ def test_by_positions_it_picks_up_and_whatever_comes_last_is_held(operator: Oper
         assert operator.arm() == pytest.approx(np.array(arrays[-1].data), abs=0.005) and not operator.moving()
 
 
-class Servo:
-    """Does what MoveIt Servo does with twists, by the description's Jacobian, and sends the arm positions."""
-
-    def __init__(self, operator: Operator) -> None:
-        whole = pinocchio.buildModelFromXML(operator.latched("/robot_description"))
-        fingers = [whole.getJointId(name) for name in whole.names if "finger" in name]
-        self._model = pinocchio.buildReducedModel(whole, fingers, pinocchio.neutral(whole))
-        assert list(self._model.names)[1:] == ARM
-        self._tip, self._data = self._model.getFrameId("panda_hand_tcp"), self._model.createData()
-        self._joints: np.ndarray | None = None  # where it has sent the arm; None while it is stopped
-        self._last = operator.now()
-        self._move = operator.move_joints
-        self.twists: list[TwistStamped] = []
-        operator.create_subscription(TwistStamped, TWISTS, self.twists.append, 100)
-        operator.create_subscription(JointState, "/joint_states", self._on_joints, 100)
-
-    def _on_joints(self, message: JointState) -> None:
-        now = to_seconds(message.header.stamp)
-        elapsed, self._last = now - self._last, now
-        if not self.twists or now - to_seconds(self.twists[-1].header.stamp) >= TIMEOUT:
-            self._joints = None
-            return
-        if self._joints is None:
-            self._joints = np.array(message.position[:7])
-        jacobian = pinocchio.computeFrameJacobian(
-            self._model, self._data, self._joints, self._tip, pinocchio.ReferenceFrame.LOCAL_WORLD_ALIGNED
-        )
-        self._joints = self._joints + np.linalg.pinv(jacobian) @ velocity(self.twists[-1]) * elapsed
-        self._move(self._joints.tolist())
-
-
-def velocity(message: TwistStamped) -> np.ndarray:
-    linear, angular = message.twist.linear, message.twist.angular
-    return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
-
-
 def test_by_twists_it_picks_up_and_comes_to_rest_with_none(operator: Operator) -> None:
-    servo = Servo(operator)
+    servo = Servo(operator.latched("/robot_description"))
+    operator.create_subscription(TwistStamped, TWISTS, servo.twists.append, 100)
+
+    def move(state: JointState) -> None:
+        joints = servo.step(to_seconds(state.header.stamp), np.array(state.position[:7]))
+        if joints is not None:
+            operator.move_joints(joints)
+
+    operator.create_subscription(JointState, "/joint_states", move, 100)
     with policy_with("twist", TWISTS) as policy:
         operator.start()
         assert lifts(operator)
         assert {twist.header.frame_id for twist in servo.twists} == {"panda_link0"} and not operator.commands
         operator.wait(0.2)
-        assert not velocity(servo.twists[-1]).any() and velocity(servo.twists[-3]).any()  # it braked first
+        assert not numbers(servo.twists[-1]).any() and numbers(servo.twists[-3]).any()  # it braked first
 
         set_off(operator)
         policy.process.kill()
