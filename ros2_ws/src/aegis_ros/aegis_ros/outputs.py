@@ -21,9 +21,9 @@ from aegis_ros.conversions import to_stamp, to_trajectory
 
 
 class Output(Protocol):
-    """From commands to messages; `type` is theirs."""
+    """From commands to messages of `message_type`."""
 
-    type: type
+    message_type: type
 
     def begin(self, positions: np.ndarray) -> None:
         """The next message is the first of a motion, with the arm's joints at `positions` [J], rad."""
@@ -64,7 +64,7 @@ class TrajectoryOutput(_JointOutput):
         coasting, braking: s.
     """
 
-    type = JointTrajectory
+    message_type = JointTrajectory
 
     def __init__(self, translator: Translator, coasting: float, braking: float) -> None:
         super().__init__(translator)
@@ -86,7 +86,7 @@ class ArrayOutput(_JointOutput):
         translator: between the policy's numbers and the arm's joints.
     """
 
-    type = Float64MultiArray
+    message_type = Float64MultiArray
 
     def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> Float64MultiArray:
         return Float64MultiArray(data=np.clip(self._target(command, dt).positions, *self._arm.range()).tolist())
@@ -109,7 +109,7 @@ class TwistOutput:
         MismatchError: the policy commands joints.
     """
 
-    type = TwistStamped
+    message_type = TwistStamped
 
     def __init__(self, translator: Translator, limits: Limits, gain: float) -> None:
         if not translator.cartesian:

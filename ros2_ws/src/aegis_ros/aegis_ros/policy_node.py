@@ -94,7 +94,9 @@ class PolicyNode(LifecycleNode):
         try:
             self._parts = assemble(self, self._send, self._break, self._estop, self._reset)
             self._commands = (
-                self.create_lifecycle_publisher(self._parts.output.type, read(self, "arm.command_topic"), RELIABLE),
+                self.create_lifecycle_publisher(
+                    self._parts.output.message_type, read(self, "arm.command_topic"), RELIABLE
+                ),
                 self.create_lifecycle_publisher(Float64MultiArray, read(self, "gripper.command_topic"), RELIABLE),
             )
         except Exception as error:
