@@ -1,4 +1,7 @@
-"""A policy drives the simulated arm by joint positions alone, and by the hand's velocity, and both come to rest."""
+"""`policy_node` drives the simulated arm by joint positions alone, and by the hand's velocity, and both come to rest.
+
+Two nodes in two processes; that a policy does its job by each output, `test_closed_loop.py` tries.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from aegis_ros.conversions import to_seconds
 from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.robot import Robot
 from tests.ros.servo import TIMEOUT, Servo, numbers
-from tests.ros.test_policy_node import SEEDS, set_off, speeds_from
+from tests.ros.test_policy_node import set_off, speeds_from
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
 
 REASON = RunInstruction.Result
 ARRAYS, TWISTS = "/forward_position_controller/commands", "/servo_node/delta_twist_cmds"
-RATE = "rate:=0.2"  # without a speed to go by, an arm lags behind positions; what a busy machine adds is too much then
+RATE = "rate:=0.2"  # half of the other tests': an arm that is not told its speed lags more, and may lag less besides
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,27 +48,23 @@ def policy_with(output: str, topic: str) -> PolicyProcess:
     return PolicyProcess("-p", f"arm.output:={output}", "-p", f"arm.command_topic:={topic}")
 
 
-def lifts(operator: Operator) -> bool:
-    """Whether the shipped policy lifts the object in one of a few episodes."""
-    for seed in SEEDS:
-        handle = set_off(operator, seed)
-        began = operator.now()
-        while not (lifted := operator.succeeded()) and operator.now() - began < 12.0:
-            operator.wait(0.2)
-        handle.cancel_goal_async()
-        ended = operator.outcome(handle)
-        assert ended.reason == REASON.CANCELED, ended.message
-        if lifted:
-            return True
-    return False
+def drive(operator: Operator) -> None:
+    """Let it go on for a while, and then cancel it."""
+    handle = set_off(operator)
+    operator.wait(1.5)
+    handle.cancel_goal_async()
+    ended = operator.outcome(handle)
+    assert ended.reason == REASON.CANCELED, ended.message
+    operator.wait(0.3)
+    assert not operator.moving()
 
 
-def test_by_positions_it_picks_up_and_whatever_comes_last_is_held(operator: Operator) -> None:
+def test_by_positions_it_moves_and_whatever_comes_last_is_held(operator: Operator) -> None:
     arrays: list[Float64MultiArray] = []
     operator.create_subscription(Float64MultiArray, ARRAYS, arrays.append, 100)
     with policy_with("array", ARRAYS) as policy:
         operator.start()
-        assert lifts(operator)
+        drive(operator)
         assert {len(array.data) for array in arrays} == {7} and not operator.commands
 
         handle = set_off(operator)
@@ -85,7 +84,7 @@ def test_by_positions_it_picks_up_and_whatever_comes_last_is_held(operator: Oper
         assert operator.arm() == pytest.approx(np.array(arrays[-1].data), abs=0.005) and not operator.moving()
 
 
-def test_by_twists_it_picks_up_and_comes_to_rest_with_none(operator: Operator) -> None:
+def test_by_twists_it_moves_and_comes_to_rest_with_none(operator: Operator) -> None:
     servo = Servo(operator.latched("/robot_description"))
     operator.create_subscription(TwistStamped, TWISTS, servo.twists.append, 100)
 
@@ -97,9 +96,8 @@ def test_by_twists_it_picks_up_and_comes_to_rest_with_none(operator: Operator) -
     operator.create_subscription(JointState, "/joint_states", move, 100)
     with policy_with("twist", TWISTS) as policy:
         operator.start()
-        assert lifts(operator)
+        drive(operator)
         assert {twist.header.frame_id for twist in servo.twists} == {"panda_link0"} and not operator.commands
-        operator.wait(0.2)
         assert not numbers(servo.twists[-1]).any() and numbers(servo.twists[-3]).any()  # it braked first
 
         set_off(operator)
