@@ -75,6 +75,7 @@ class Watcher(Node):
         for name, kept in self.images.items():
             self.create_subscription(Image, f"/{name}/image_raw", kept.append, qos_profile_sensor_data)
         self._arm = self.create_publisher(JointTrajectory, "/joint_trajectory_controller/joint_trajectory", 10)
+        self._joints = self.create_publisher(Float64MultiArray, "/forward_position_controller/commands", 10)
         self._gripper = self.create_publisher(Float64MultiArray, "/gripper_controller/commands", 10)
         self.wait_for(lambda: self._arm.get_subscription_count() and self._gripper.get_subscription_count(), "a robot")
 
@@ -100,6 +101,9 @@ class Watcher(Node):
 
     def send(self, message: JointTrajectory) -> None:
         self._arm.publish(message)
+
+    def move_joints(self, positions: Sequence[float]) -> None:
+        self._joints.publish(Float64MultiArray(data=positions))
 
     def move_fingers(self, *values: float) -> None:
         self._gripper.publish(Float64MultiArray(data=values))

@@ -73,7 +73,6 @@ def test_a_displacement_moves_the_tip_by_it_in_the_bases_axes(env: ArmEnv, arm: 
     assert after.translation == pytest.approx(before.translation + travel[:3], abs=1e-4)
     turn = pinocchio.log3(after.rotation @ before.rotation.T)
     assert turn == pytest.approx(travel[3:], abs=1e-3)
-    assert target.gripper == HAND.closed
 
 
 def test_a_place_out_of_reach_is_not_run_after_beyond_the_joints_limits(env: ArmEnv, arm: Arm) -> None:
@@ -95,9 +94,16 @@ def test_joint_positions_pass_straight_in_the_arms_order(arm: Arm) -> None:
     translator = Translator(arm, replace(INFO, state=joints, actions=(*joints, Feature("gripper", "1"))))
     command = np.append(np.arange(7.0), 0.0)
     target = translator.follower(np.zeros(7)).follow(command, command / 10, 0.02)
-    assert target.positions.tolist() == [6, 5, 4, 3, 2, 1, 0] and target.gripper == HAND.open
+    assert target.positions.tolist() == [6, 5, 4, 3, 2, 1, 0]
     assert target.velocities == pytest.approx(target.positions / 10)
     assert translator.state(np.arange(7.0), np.zeros(2)).tolist() == [6, 5, 4, 3, 2, 1, 0]
+
+
+def test_the_gripper_closes_from_half_of_its_action_up(arm: Arm) -> None:
+    translator = Translator(arm, INFO)
+    commands = [translator.gripper(np.append(np.zeros(6), action)) for action in (0.0, 0.49, 0.5, 1.0)]
+    assert commands == [HAND.open, HAND.open, HAND.closed, HAND.closed]
+    assert Translator(arm, replace(INFO, actions=ACTION_FEATURES[:6])).gripper(np.zeros(6)) is None
 
 
 @pytest.mark.parametrize(

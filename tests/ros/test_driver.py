@@ -22,8 +22,8 @@ PHASES = np.linspace(0.0, 0.48, 5)  # s, later and later in the course of a chun
 def assert_inside(world: World) -> None:
     """All that was sent is within the limits of speed and acceleration."""
     times = np.array([sent.now for sent in world.sent])
-    speeds = np.array([sent.target.velocities for sent in world.sent])
-    places = np.array([sent.target.positions for sent in world.sent])
+    speeds = np.array([sent.velocities for sent in world.sent])
+    places = np.array([sent.positions for sent in world.sent])
     assert (np.abs(speeds) <= LIMIT.velocity + 1e-9).all()
     together = np.isclose(np.diff(times), PERIOD)
     assert (np.abs(np.diff(speeds, axis=0)[together]) <= LIMIT.acceleration * PERIOD + 1e-6).all()
@@ -120,7 +120,7 @@ def test_a_fault_stops_the_arm_inside_its_limits_and_in_time(
     world.run_until(lambda: world.endings)
     ending = world.endings[0]
     assert ending.reason is reason and message in ending.message, ending
-    moved = [sent for sent in world.sent if sent.now > broken and np.abs(sent.target.velocities).max() > 1e-6]
+    moved = [sent for sent in world.sent if sent.now > broken and np.abs(sent.velocities).max() > 1e-6]
     last = moved[-1].now if moved else broken
     assert last <= broken + noticed + BRAKING, (last - broken, ending)
     assert_inside(world)
@@ -186,7 +186,7 @@ def test_an_instruction_ends_when_its_time_is_up_or_its_client_says_so(phase: fl
     timed, ended = world.endings
     assert timed.reason is Reason.TIME_LIMIT and timed.duration == pytest.approx(2.0 + phase, abs=BRAKING + AT_ONCE)
     assert ended.reason is Reason.CANCELED and world.now - canceled <= BRAKING + AT_ONCE
-    assert np.abs(world.sent[-1].target.velocities).max() < 1e-6
+    assert np.abs(world.sent[-1].velocities).max() < 1e-6
     assert_inside(world)
 
 
@@ -200,9 +200,9 @@ def test_of_three_instructions_at_once_the_last_is_carried_out_after_standstill(
     world.run_until(lambda: len(world.endings) == 2)
     assert [ending.reason for ending in world.endings] == [Reason.PREEMPTED] * 2
     assert "before it began" in world.endings[0].message
-    assert np.abs(world.sent[-1].target.velocities).max() < 1e-6
+    assert np.abs(world.sent[-1].velocities).max() < 1e-6
     world.run(2.0)
-    assert len(world.endings) == 2 and np.abs(world.sent[-1].target.velocities).min() > 0.2
+    assert len(world.endings) == 2 and np.abs(world.sent[-1].velocities).min() > 0.2
     assert_inside(world)
 
 

@@ -52,6 +52,7 @@ def operator():
         pytest.param(["camera.front.topic:=/nowhere"], "no image of camera 'front'", marks=pytest.mark.slow),
         pytest.param(["limits.dx.velocity:=-1.0"], "limits of 'dx': velocity is -1", marks=pytest.mark.slow),
         (["policy:=http://127.0.0.1:9"], "no policy server there"),
+        (["arm.output:=torque"], "parameter 'arm.output' is 'torque': expected one of trajectory, array, twist"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(operator: Operator, parameters: list[str], reason: str) -> None:

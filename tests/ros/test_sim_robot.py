@@ -44,6 +44,15 @@ def test_the_arm_follows_a_trajectory_and_holds_its_end(watcher: Watcher) -> Non
     assert watcher.arm() == pytest.approx(held, abs=0.002)
 
 
+def test_positions_alone_are_gone_to_at_once_and_held(watcher: Watcher) -> None:
+    there = watcher.arm() + TURN / 10
+    watcher.move_joints(there.tolist())
+    watcher.wait(0.4)
+    assert watcher.arm() == pytest.approx(there, abs=0.002)
+    watcher.wait(0.5)
+    assert watcher.arm() == pytest.approx(there, abs=0.002)
+
+
 def test_the_hand_is_told_apart_from_the_arm(watcher: Watcher) -> None:
     here = watcher.arm()
     for target in (0.0, FINGER_TRAVEL):
@@ -57,11 +66,13 @@ def test_nonsense_is_refused_aloud_and_moves_nothing(robot: Robot, watcher: Watc
     here = watcher.arm()
     watcher.send(trajectory([0.2], [here + TURN], joints=[*ARM[:6], "elbow"]))
     watcher.send(trajectory([0.2], [here * np.nan]))
+    watcher.move_joints([0.0] * 6)
     watcher.move_fingers(0.0, 0.0)
     watcher.wait(0.8)
     assert watcher.arm() == pytest.approx(here, abs=0.002)
     assert "refused a trajectory: joint names unknown: elbow; missing: panda_joint7" in robot.log()
     assert "refused a trajectory: positions of point 0" in robot.log()
+    assert "refused: arm command [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]: expected 7 finite numbers" in robot.log()
     assert "refused: gripper command [0.0, 0.0]" in robot.log()
 
 

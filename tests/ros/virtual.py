@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
+from trajectory_msgs.msg import JointTrajectory
 
 from aegis_policy import ActionChunk, Camera, Feature, Observation, PolicyInfo
 from aegis_policy.control import ActionSpace, Asynchronous, AxisLimits, Controller, GripperLimits, State, Timeouts
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Arm, Hand, JointTarget, Translator
+from aegis_ros.arm import Arm, Hand, Translator
+from aegis_ros.conversions import to_seconds
 from aegis_ros.driver import Driver, Ending, Job
 from aegis_ros.inputs import Gates, Inputs
+from aegis_ros.outputs import TrajectoryOutput
 
 PERIOD, CAMERA_PERIOD = 0.02, 0.1  # s
 JOINTS = ("shoulder", "elbow")
@@ -30,6 +34,7 @@ LIMIT = AxisLimits(
 TIMEOUTS = Timeouts(tick=0.1, state=0.15, chunk=1.5, ahead=0.05)
 GATES = Gates(image_age=0.5, joint_age=0.15, skew=0.12, ahead=0.05)
 FIRST_CHUNK = 1.0  # s
+COASTING, BRAKING = 0.04, 0.25  # s
 URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="lower"/>
 <joint name="shoulder" type="revolute"><parent link="base"/><child link="upper"/><axis xyz="0 0 1"/>
 <limit lower="-6" upper="6" velocity="2" effort="9"/></joint>
@@ -57,10 +62,11 @@ class Onward:
 
 @dataclass
 class Sent:
-    """A command and when it was sent, s."""
+    """A command and when it was sent, s: where the joints are to be then [2], rad, and how fast, rad/s."""
 
     now: float
-    target: JointTarget
+    positions: np.ndarray
+    velocities: np.ndarray
 
 
 @dataclass
@@ -95,10 +101,12 @@ class World:
         limits = [LIMIT, LIMIT, GripperLimits(0.0, 1.0)]
         self.controller = Controller(INFO, limits, Asynchronous(5), TIMEOUTS, 1 / PERIOD)
         assert len(ActionSpace(INFO)) == len(limits)
+        translator = Translator(arm, INFO)
         self.driver = Driver(
-            Translator(arm, INFO),
+            translator,
             self.controller,
             self.inputs,
+            TrajectoryOutput(translator, COASTING, BRAKING),
             self.policy,
             Turns(),
             self._send,
@@ -136,7 +144,7 @@ class World:
         """An instruction in the middle of being carried out, at full speed."""
         self.run(0.5)
         job, before = self.begin(), len(self.sent)
-        self.run_until(lambda: len(self.sent) > before and np.abs(self.sent[-1].target.velocities).min() > 0.9 * SPEED)
+        self.run_until(lambda: len(self.sent) > before and np.abs(self.sent[-1].velocities).min() > 0.9 * SPEED)
         return job
 
     def _pass(self) -> None:
@@ -160,8 +168,9 @@ class World:
         while self._under_way and self._under_way[0] + self.camera_lag <= self.clock:
             self.inputs.add_image("front", self._under_way.pop(0), self.clock, None)
 
-    def _send(self, target: JointTarget, now: float) -> None:
-        assert now == self.clock
+    def _send(self, message: JointTrajectory, gripper: float | None) -> None:
         assert self.controller.state is not State.ESTOP, "nothing is sent after an emergency stop"
-        self._joints = target.positions
-        self.sent.append(Sent(self.now, target))
+        assert to_seconds(message.header.stamp) == pytest.approx(self.clock) and gripper == 0.0
+        ahead, velocities = (np.array(getattr(message.points[0], what)) for what in ("positions", "velocities"))
+        self._joints = ahead - velocities * COASTING
+        self.sent.append(Sent(self.now, self._joints, velocities))

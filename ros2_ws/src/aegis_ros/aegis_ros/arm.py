@@ -67,11 +67,10 @@ class Hand:
 
 @dataclass(frozen=True)
 class JointTarget:
-    """Where the arm's J joints are to be, rad, and how fast to pass there, rad/s; and the gripper's command, if any."""
+    """Where the arm's J joints are to be, rad, and how fast to pass there, rad/s."""
 
     positions: np.ndarray
     velocities: np.ndarray
-    gripper: float | None
 
 
 class Arm:
@@ -80,7 +79,7 @@ class Arm:
     Attributes:
         joints: names of the J joints, in the order of all arrays here.
         hand: the gripper.
-        tip: frame whose pose is meant.
+        base, tip: frames: the pose that is meant is that of `tip` in `base`.
         model: Pinocchio's, of these joints alone, the others at their zero.
 
     Args:
@@ -114,7 +113,7 @@ class Arm:
         self.model = pinocchio.buildReducedModel(whole, others, pinocchio.neutral(whole))
         if self.model.nq != len(joints) or self.model.nv != len(joints):
             raise MismatchError("robot_description: only joints of one coordinate, not continuous ones, are commanded")
-        self.joints, self.hand, self.tip = tuple(joints), hand, tip
+        self.joints, self.hand, self.base, self.tip = tuple(joints), hand, base, tip
         self._order = [self.model.joints[self.model.getJointId(name)].idx_q for name in joints]
         self._base, self._tip = self.model.getFrameId(base), self.model.getFrameId(tip)
         self._home = pinocchio.rpy.rpyToMatrix(*home)
@@ -157,6 +156,10 @@ class Arm:
 class Translator:
     """Between one arm and one policy.
 
+    Attributes:
+        cartesian: whether the policy displaces the hand; else its actions are the arm's joint positions.
+        moving: which of the policy's actions move the arm: dx to drz, or the arm's joints in their order.
+
     Args:
         arm: the robot.
         info: the policy.
@@ -185,7 +188,7 @@ class Translator:
             )
         names = [feature.name for feature in info.actions]
         wanted = [feature.name for feature in (DISPLACEMENTS if self.cartesian else straight)]
-        self._moving = [names.index(name) for name in wanted]
+        self.moving = [names.index(name) for name in wanted]
         self._gripper = names.index(GRIPPER) if GRIPPER in names else None
         shares = dict(zip(DISPLACEMENTS, [translation] * 3 + [rotation] * 3, strict=True))
         self._shares = np.array([shares.get(feature, 1.0) for feature in info.actions])
@@ -201,14 +204,18 @@ class Translator:
 
     def follower(self, positions: np.ndarray) -> Follower:
         """For a motion that begins with the arm's joints at `positions` [J]."""
-        return (CartesianFollower if self.cartesian else Follower)(self.arm, positions, self._moving, self._gripper)
+        return (CartesianFollower if self.cartesian else Follower)(self.arm, positions, self.moving)
+
+    def gripper(self, position: np.ndarray) -> float | None:
+        """What to tell the hand's controller for a command [A]; None if the policy has no gripper."""
+        return None if self._gripper is None else self.arm.hand.command(position[self._gripper])
 
 
 class Follower:
     """From commands in joint positions to joint targets: straight through."""
 
-    def __init__(self, arm: Arm, positions: np.ndarray, moving: Sequence[int], gripper: int | None) -> None:
-        self._arm, self._moving, self._gripper = arm, list(moving), gripper
+    def __init__(self, arm: Arm, positions: np.ndarray, moving: Sequence[int]) -> None:
+        self._arm, self._moving = arm, list(moving)
 
     def follow(self, position: np.ndarray, velocity: np.ndarray, dt: float) -> JointTarget:
         """For a command [A] that comes dt (s) after the last.
@@ -216,23 +223,33 @@ class Follower:
         Raises:
             KinematicsError: there is no way there.
         """
-        return self._target(position[self._moving], velocity[self._moving], position)
-
-    def _target(self, joints: np.ndarray, speeds: np.ndarray, position: np.ndarray) -> JointTarget:
-        gripper = None if self._gripper is None else self._arm.hand.command(position[self._gripper])
-        return JointTarget(joints, speeds, gripper)
+        return JointTarget(position[self._moving], velocity[self._moving])
 
 
-class CartesianFollower(Follower):
-    """From commands of where the hand is to be, and how far turned since the start, to joint targets.
+class HandPath:
+    """From commands of where the hand is to be, and how far turned since the start, to its poses.
 
     Rotation vectors do not add up to an orientation: the hand's is turned further by each difference of two commands.
     """
 
-    def __init__(self, arm: Arm, positions: np.ndarray, moving: Sequence[int], gripper: int | None) -> None:
-        super().__init__(arm, positions, moving, gripper)
+    def __init__(self, arm: Arm, positions: np.ndarray) -> None:
+        """A path that begins with the arm's joints at `positions` [J], rad."""
         self._orientation = arm.pose(positions).rotation
         self._turned = np.zeros(3)
+
+    def pose(self, place: np.ndarray, turned: np.ndarray) -> pinocchio.SE3:
+        """Of the tip in the base, for the next command: place [3] in m and turned [3] in rad, along the base's axes."""
+        self._orientation = pinocchio.exp3(turned - self._turned) @ self._orientation
+        self._turned = turned
+        return pinocchio.SE3(self._orientation, place)
+
+
+class CartesianFollower(Follower):
+    """From commands of where the hand is to be to joint targets, by inverse kinematics."""
+
+    def __init__(self, arm: Arm, positions: np.ndarray, moving: Sequence[int]) -> None:
+        super().__init__(arm, positions, moving)
+        self._path = HandPath(arm, positions)
         self._base = arm.base_in_world()
         self._configuration = pink.Configuration(arm.model, arm.model.createData(), arm.to_model(positions))
         self._reach = FrameTask(arm.tip, position_cost=1.0, orientation_cost=1.0)
@@ -241,10 +258,8 @@ class CartesianFollower(Follower):
         self._limits = [ConfigurationLimit(arm.model), VelocityLimit(arm.model)]
 
     def follow(self, position: np.ndarray, velocity: np.ndarray, dt: float) -> JointTarget:
-        place, turned = position[self._moving[:3]], position[self._moving[3:]]
-        self._orientation = pinocchio.exp3(turned - self._turned) @ self._orientation
-        self._turned = turned
-        self._reach.set_target(self._base * pinocchio.SE3(self._orientation, place))
+        pose = self._path.pose(position[self._moving[:3]], position[self._moving[3:]])
+        self._reach.set_target(self._base * pose)
         q = self._configuration.q
         speeds = np.zeros_like(q)
         if dt > 0:
@@ -256,7 +271,7 @@ class CartesianFollower(Follower):
                 raise KinematicsError(f"inverse kinematics: {error}") from error
             self._configuration.integrate_inplace(speeds, dt)
             q = self._configuration.q
-        return self._target(self._arm.from_model(q), self._arm.from_model(speeds), position)
+        return JointTarget(self._arm.from_model(q), self._arm.from_model(speeds))
 
 
 def _listed(features: Sequence[Feature] | Mapping[Feature, object]) -> str:

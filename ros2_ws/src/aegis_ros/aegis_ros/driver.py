@@ -1,6 +1,6 @@
 """One arm carries out one instruction after the other: what happens at each tick, and when a chunk is wanted.
 
-No ROS, no threads and no clock in here: `tick` is called at the control rate and `think` as often as one likes, each
+No topics, no threads and no clock in here: `tick` is called at the control rate and `think` as often as one likes, each
 with the time, from one thread each; everything else from any.
 """
 
@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import RLock
+from typing import Any
 
 import numpy as np
 
 from aegis_policy import ActionChunk, Observation, Policy
 from aegis_policy.control import Controller, Rejection, State
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Follower, JointTarget, KinematicsError, Translator
+from aegis_ros.arm import KinematicsError, Translator
 from aegis_ros.inputs import Inputs
+from aegis_ros.outputs import Output
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +81,9 @@ class Driver:
         translator: between the policy's numbers and the arm's joints.
         controller: decides what is commanded.
         inputs: what the robot sends.
+        output: makes the arm's messages of what is commanded.
         policy, turns: acts, when it is its turn.
-        send: takes a joint target to the arm's controllers, and the time it is of, s.
+        send: takes a message to the arm's controller, and the gripper's command, if any, to the hand's.
         latest_tick: s; after a longer pause the arm has begun to stop by itself, and is left to.
         first_chunk: s, the longest to wait for the first chunk of an instruction.
     """
@@ -90,17 +93,19 @@ class Driver:
         translator: Translator,
         controller: Controller,
         inputs: Inputs,
+        output: Output,
         policy: Policy,
         turns: Turns,
-        send: Callable[[JointTarget, float], None],
+        send: Callable[[Any, float | None], None],
         *,
         latest_tick: float,
         first_chunk: float,
     ) -> None:
         self._translator, self._controller = translator, controller
-        self._inputs, self._policy, self._turns, self._send = inputs, policy, turns, send
+        self._inputs, self._output, self._send = inputs, output, send
+        self._policy, self._turns = policy, turns
         self._latest_tick, self._first_chunk = latest_tick, first_chunk
-        self._follower: Follower | None = None
+        self._moved = False  # whether anything has been commanded since the arm last was at rest
         self._job: Job | None = None
         self._next: Job | None = None
         self._rejection: Rejection | None = None
@@ -211,10 +216,13 @@ class Driver:
             state = self._translator.state(joints.positions, joints.fingers)
             command = self._controller.tick(now, state, joints.stamp)
             if command is not None and not self._silent:
-                if self._follower is None:
-                    self._follower = self._translator.follower(joints.positions)
+                if not self._moved:
+                    self._output.begin(joints.positions)
+                    self._moved = True
                 dt = min(max(elapsed, 0.0), self._latest_tick)
-                self._send(self._follower.follow(command.position, command.velocity, dt), now)
+                braking = self._controller.state is not State.RUNNING
+                message = self._output.message(command, joints.positions, dt, braking)
+                self._send(message, self._translator.gripper(command.position))
         self._count(now)
         self._settle(now)
 
@@ -243,7 +251,7 @@ class Driver:
             job.end(now, self._steps)
         if self._job is None and state is State.STOPPED:
             self._controller.reset()
-            self._follower = None
+            self._moved = False
         if self._job is None and self._controller.state is State.IDLE and self._next is not None:
             self._begin(now)
 
@@ -256,7 +264,7 @@ class Driver:
             return
         self._controller.start(now)
         self._job, job.began = job, now
-        self._follower, self._silent, self._trouble = None, False, ""
+        self._moved, self._silent, self._trouble = False, False, ""
         self._first_stamp, self._latency, self._steps, self._rejection = None, 0.0, 0, None
 
     def _blame(self, fault: str) -> tuple[Reason, str]:

@@ -20,6 +20,7 @@ SCHEDULERS: Mapping[str, type[Scheduler]] = {
     "asynchronous": Asynchronous,
     "ensemble": TemporalEnsemble,
 }
+OUTPUTS = ("trajectory", "array", "twist")
 LIMITS = {
     "velocity": "per s",
     "acceleration": "per s²",
@@ -40,9 +41,16 @@ DEFAULTS: tuple[tuple[str, Any, str, Any], ...] = (  # name, default or type, de
     ("arm.base", Parameter.Type.STRING, "frame that poses are given in", None),
     ("arm.tip", Parameter.Type.STRING, "frame whose pose the policy knows", None),
     ("arm.home", [0.0, 0.0, 0.0], "roll, pitch, yaw of the tip in the base that a policy calls no rotation, rad", None),
-    ("arm.command_topic", Parameter.Type.STRING, "trajectory_msgs/JointTrajectory, to the arm's controller", None),
-    ("arm.coasting", 0.04, "s that a command reaches ahead; it then brakes, unless another comes", SECONDS),
-    ("arm.braking", 0.25, "s in which the arm then brakes to standstill", SECONDS),
+    ("arm.output", "trajectory", f"what the arm's controller takes, see docs/ros.md: {', '.join(OUTPUTS)}", None),
+    ("arm.command_topic", Parameter.Type.STRING, "to the arm's controller; of the type that arm.output says", None),
+    ("arm.coasting", 0.04, "of trajectories: s that one reaches ahead; it then brakes, unless another comes", SECONDS),
+    ("arm.braking", 0.25, "of trajectories: s in which the arm then brakes to standstill", SECONDS),
+    (
+        "arm.gain",
+        4.0,
+        "of twists: share of the way to where the hand is to be that is added per second to its velocity",
+        FloatingPointRange(from_value=0.1, to_value=50.0),
+    ),
     ("gripper.joints", Parameter.Type.STRING_ARRAY, "whose positions add up to the opening; may be left out", None),
     ("gripper.scale", 1.0, "opening (m) = offset + scale * sum of the joints' positions", None),
     ("gripper.offset", 0.0, "see gripper.scale; m", None),

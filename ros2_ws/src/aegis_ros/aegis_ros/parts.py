@@ -5,17 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 from aegis_policy import Policy
-from aegis_policy.control import ActionSpace, Controller, Timeouts, read_limits
+from aegis_policy.control import ActionSpace, Controller, Limits, Timeouts, read_limits
 from aegis_policy.inference.load import load_policy
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Arm, Hand, JointTarget, MismatchError, Translator
+from aegis_ros.arm import Arm, Hand, MismatchError, Translator
 from aegis_ros.driver import Driver
 from aegis_ros.inputs import Gates, Inputs
-from aegis_ros.parameters import given_limits, read, read_cameras, read_optional, read_scheduler
+from aegis_ros.outputs import ArrayOutput, Output, TrajectoryOutput, TwistOutput
+from aegis_ros.parameters import (
+    OUTPUTS,
+    ParameterError,
+    given_limits,
+    read,
+    read_cameras,
+    read_optional,
+    read_scheduler,
+)
 from aegis_ros.senses import Senses, decoder
 
 
@@ -28,12 +38,13 @@ class Parts:
     inputs: Inputs
     senses: Senses
     arm: Arm
+    output: Output
     driver: Driver
 
 
 def assemble(
     node: LifecycleNode,
-    send: Callable[[JointTarget, float], None],
+    send: Callable[[Any, float | None], None],
     broken: Callable[[str], None],
     stop: Callable[[str], None],
     reset: Callable[[], None],
@@ -72,11 +83,11 @@ def assemble(
         arm = Arm(
             senses.description, joints, read(node, "arm.base"), read(node, "arm.tip"), read(node, "arm.home"), hand
         )
-        driver = _driver(node, policy, arm, inputs, turns := Turns(), send)
+        output, driver = _driver(node, policy, arm, inputs, turns := Turns(), send)
     except BaseException:
         senses.close()
         raise
-    return Parts(policy, turns, inputs, senses, arm, driver)
+    return Parts(policy, turns, inputs, senses, arm, output, driver)
 
 
 def _hand(node: LifecycleNode) -> Hand:
@@ -96,8 +107,8 @@ def _driver(
     arm: Arm,
     inputs: Inputs,
     turns: Turns,
-    send: Callable[[JointTarget, float], None],
-) -> Driver:
+    send: Callable[[Any, float | None], None],
+) -> tuple[Output, Driver]:
     info = policy.info
     shares = read(node, "displacements.translation"), read(node, "displacements.rotation")
     translator = Translator(arm, info, *shares)
@@ -116,16 +127,30 @@ def _driver(
     )
     controller = Controller(info, limits, read_scheduler(node), timeouts, read(node, "rate"))
     first_chunk = read(node, "timeouts.first_chunk")
-    return Driver(
+    output = _output(node, translator, limits)
+    driver = Driver(
         translator,
         controller,
         inputs,
+        output,
         policy,
         turns,
         send,
         latest_tick=timeouts.tick,
         first_chunk=first_chunk,
     )
+    return output, driver
+
+
+def _output(node: LifecycleNode, translator: Translator, limits: Limits) -> Output:
+    name = read(node, "arm.output")
+    if name == "trajectory":
+        return TrajectoryOutput(translator, read(node, "arm.coasting"), read(node, "arm.braking"))
+    if name == "array":
+        return ArrayOutput(translator)
+    if name == "twist":
+        return TwistOutput(translator, limits, read(node, "arm.gain"))
+    raise ParameterError(f"parameter 'arm.output' is '{name}': expected one of {', '.join(OUTPUTS)}")
 
 
 def _wait(senses: Senses, inputs: Inputs, limit: float) -> None:

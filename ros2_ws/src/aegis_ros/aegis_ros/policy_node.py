@@ -11,7 +11,6 @@ Topics, parameters and what happens when something goes wrong: docs/ros.md.
 
 from __future__ import annotations
 
-import functools
 import signal
 import time
 import traceback
@@ -34,12 +33,10 @@ from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
 
 from aegis_policy.control import State
 from aegis_ros.answers import answer
-from aegis_ros.arm import JointTarget
-from aegis_ros.conversions import to_duration, to_seconds, to_stamp, to_trajectory
+from aegis_ros.conversions import to_duration, to_seconds, to_stamp
 from aegis_ros.driver import Driver, Ending, Job, Reason
 from aegis_ros.loop import Loop, Pace
 from aegis_ros.parameters import declare, read
@@ -64,7 +61,6 @@ class PolicyNode(LifecycleNode):
         self._refused = ""  # why the last configuring failed
         self._running: dict[Job, ServerGoalHandle] = {}
         self._commands: tuple[Publisher, Publisher] | None = None
-        self._trajectory: Callable[..., JointTrajectory] | None = None  # of a command
         self._answering = ThreadPoolExecutor(1, "answers")
         self._told: tuple[Any, ...] = ()
         self._told_at = 0.0
@@ -98,15 +94,10 @@ class PolicyNode(LifecycleNode):
         try:
             self._parts = assemble(self, self._send, self._break, self._estop, self._reset)
             self._commands = (
-                self.create_lifecycle_publisher(JointTrajectory, read(self, "arm.command_topic"), RELIABLE),
+                self.create_lifecycle_publisher(
+                    self._parts.output.message_type, read(self, "arm.command_topic"), RELIABLE
+                ),
                 self.create_lifecycle_publisher(Float64MultiArray, read(self, "gripper.command_topic"), RELIABLE),
-            )
-            self._trajectory = functools.partial(
-                to_trajectory,
-                self._parts.arm.joints,
-                limits=self._parts.arm.range(),
-                coasting=read(self, "arm.coasting"),
-                braking=read(self, "arm.braking"),
             )
         except Exception as error:
             self.get_logger().debug(traceback.format_exc())
@@ -179,14 +170,12 @@ class PolicyNode(LifecycleNode):
 
     # -- from other threads --------------------------------------------------------------------------------------
 
-    def _send(self, target: JointTarget, now: float) -> None:
-        assert self._commands is not None and self._trajectory is not None
+    def _send(self, message: Any, gripper: float | None) -> None:
+        assert self._commands is not None
         arm, hand = self._commands
-        message = self._trajectory(target.positions, target.velocities)
-        message.header.stamp = to_stamp(round(now * 1e9))
         arm.publish(message)
-        if target.gripper is not None:
-            hand.publish(Float64MultiArray(data=[target.gripper]))
+        if gripper is not None:
+            hand.publish(Float64MultiArray(data=[gripper]))
 
     def _estop(self, reason: str) -> None:
         self._stopped = self._stopped or reason

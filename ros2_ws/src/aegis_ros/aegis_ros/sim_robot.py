@@ -83,6 +83,16 @@ class SimRobot:
         position, velocity = self._desired()
         self._trajectory = plan(message, ARM_JOINTS, self.time_ns * 1e-9, position, velocity)
 
+    def move_joints(self, values: list[float]) -> None:
+        """What a forward_command_controller does with positions of ARM_JOINTS (rad): the arm is to be there at once.
+
+        Raises:
+            ValueError: not one finite number for each.
+        """
+        if len(values) != len(ARM_JOINTS) or not np.isfinite(values).all():
+            raise ValueError(f"arm command {list(values)}: expected {len(ARM_JOINTS)} finite numbers, joints in rad")
+        self._trajectory = Trajectory.hold(np.array(values))
+
     def move_fingers(self, values: list[float]) -> None:
         """What a forward_command_controller does with a position of one finger (m, 0 closed), whom the other mimics.
 

@@ -88,6 +88,7 @@ class SimRobotNode(Node):
         self.create_subscription(
             JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, RELIABLE
         )
+        self.create_subscription(Float64MultiArray, "forward_position_controller/commands", self._on_array, RELIABLE)
         self.create_subscription(Float64MultiArray, "gripper_controller/commands", self._on_gripper, RELIABLE)
         self.create_service(NewEpisode, "~/new_episode", self._on_new_episode)
         self.create_service(Trigger, "~/success", self._on_success)
@@ -108,6 +109,13 @@ class SimRobotNode(Node):
             self.robot.command(message)
         except ValueError as error:  # as the real controller, which goes on with what it was doing
             self.get_logger().error(f"refused a trajectory: {error}")
+
+    @holding
+    def _on_array(self, message: Float64MultiArray) -> None:
+        try:
+            self.robot.move_joints(message.data)
+        except ValueError as error:
+            self.get_logger().error(f"refused: {error}")
 
     @holding
     def _on_gripper(self, message: Float64MultiArray) -> None:
