@@ -152,7 +152,7 @@ class _Heard:
             if stream is not None and not len(stream):
                 lacking = ", ".join(name for name in wanted if name not in names)
                 what = f"no {lacking}" if lacking else f"never positions of {', '.join(wanted)} in one message"
-                raise ValueError(f"{stream.name}: {what}; it has {', '.join(sorted(names)) or 'no messages'}")
+                raise ValueError(f"{stream.name}: {what}; it has {', '.join(sorted(names)) or 'no names'}")
 
     def _ticks(self) -> np.ndarray:
         """From when everything has come once until the last of everything."""

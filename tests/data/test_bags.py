@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("rosbags", reason="the extra `bags`")
+
 from aegis_policy.data.bags import BagSource, Recording
 from aegis_policy.data.convert import write
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.robot_file import read_robot_file
 from aegis_policy.data.streams import Stream, ticks_between
+from aegis_policy.policy import Feature
 from tests.data.bags import (
     BEGAN,
     HAND,
@@ -51,13 +54,10 @@ def test_from_the_bag_to_what_is_trained_on(tmp_path: Path, storage: str) -> Non
 
     demonstrations = Demonstrations([output], horizon=4)
     assert demonstrations.control_hz == 10 and demonstrations.instructions == ["pick up the red cube"]
-    features = [
-        [(f.name, f.unit) for f in kind] for kind in (demonstrations.state_features, demonstrations.action_features)
-    ]
-    arm = [("shoulder", "rad"), ("elbow", "rad")]
-    assert features == [[*arm, ("opening", "m")], [*arm, ("gripper", "1")]]
-    steps = [20, 30]
-    assert demonstrations.episodes == 2 and len(demonstrations) == sum(steps)
+    arm = (Feature("shoulder", "rad"), Feature("elbow", "rad"))
+    assert demonstrations.state_features == (*arm, Feature("opening", "m"))
+    assert demonstrations.action_features == (*arm, Feature("gripper", "1"))
+    assert demonstrations.episodes == 2 and len(demonstrations) == 20 + 30
     positions = np.array([shoulder(BEGAN + 100 * MS * i) for i in range(31)], np.float32)
     for first, count in ((0, 20), (20, 30)):
         rows = slice(first, first + count)
