@@ -88,8 +88,8 @@ class _Heard:
         self._cameras = {name: self._camera_topic(topic) for name, topic in robot.cameras.items()}
         self._joints = self._require(recording.joint_states, JOINT_STATE)
         self._images = {name: self._stream(topic, robot.image_age) for name, topic in self._cameras.items()}
-        self._arm = self._stream(self._joints, robot.joint_age)
-        self._fingers = self._stream(self._joints, robot.joint_age) if robot.hand else None
+        parts = [robot.joints, *([robot.hand.joints] if robot.hand else [])]
+        self._positions = {names: self._stream(self._joints, robot.joint_age) for names in parts}
         self._commands: list[Sample[float]] = []
         self._instructions: list[Sample[str]] = []
         self._hand_topic = self._require(robot.hand.topic, FLOATS) if robot.hand else None
@@ -104,6 +104,7 @@ class _Heard:
         unstamped = [topic for topic in (self._hand_topic, self._text_topic) if topic]
         waiting: list[tuple[str, Any]] = []
         names: set[str] = set()
+        now = 0
         for topic, received, message in self._bag.messages([*cameras, self._joints, *unstamped]):
             if topic in unstamped:
                 waiting.append((topic, message))
@@ -116,17 +117,17 @@ class _Heard:
             self._hear_joints(stamp, message)
             # What has no header has the stamp of the joint states after it: the clock of the headers (a simulation's,
             # another machine's) need not be the one that the bag goes by, and later is no look into the future.
+            now = max(now, stamp)
             for other, earlier in waiting:
-                self._hear_unstamped(other, stamp, earlier)
+                self._hear_unstamped(other, now, earlier)
             waiting.clear()
         self._check_all_came(names)
 
     def _hear_joints(self, stamp: int, message: Any) -> None:
         """Of the arm, the hand, both or something else, as `policy_node` hears them."""
         found = dict(zip(message.name, message.position, strict=False))
-        robot = self._recording.robot
-        for wanted, stream in ((robot.joints, self._arm), (robot.hand.joints if robot.hand else (), self._fingers)):
-            if stream is None or not found.keys() >= set(wanted):
+        for wanted, stream in self._positions.items():
+            if not found.keys() >= set(wanted):
                 continue
             positions = np.array([found[name] for name in wanted], np.float64)
             if not np.isfinite(positions).all():
@@ -147,16 +148,15 @@ class _Heard:
         for stream in self._images.values():
             if not len(stream):
                 raise ValueError(f"{stream.name}: no messages")
-        robot = self._recording.robot
-        for wanted, stream in ((robot.joints, self._arm), (robot.hand.joints if robot.hand else (), self._fingers)):
-            if stream is not None and not len(stream):
+        for wanted, stream in self._positions.items():
+            if not len(stream):
                 lacking = ", ".join(name for name in wanted if name not in names)
                 what = f"no {lacking}" if lacking else f"never positions of {', '.join(wanted)} in one message"
                 raise ValueError(f"{stream.name}: {what}; it has {', '.join(sorted(names)) or 'no names'}")
 
     def _ticks(self) -> np.ndarray:
         """From when everything has come once until the last of everything."""
-        streams = [*self._images.values(), self._arm, *([self._fingers] if self._fingers else [])]
+        streams = [*self._images.values(), *self._positions.values()]
         ends = [(samples[0].stamp, samples[-1].stamp) for samples in (stream.ordered() for stream in streams)]
         begin, end = max(first for first, _ in ends), max(last for _, last in ends)
         ticks = ticks_between(begin, end, self._recording.rate)
@@ -169,11 +169,11 @@ class _Heard:
     # -- what is learned from ------------------------------------------------------------------------------------
 
     def episode(self) -> Episode:
-        arm = np.stack([sample.value for sample in self._arm.at(self.ticks)])
+        robot = self._recording.robot
+        arm = self._at_ticks(robot.joints)
         columns = [arm[:-1]], [arm[1:]]
-        hand = self._recording.robot.hand
-        if hand and self._fingers:
-            opening = hand.opening(np.stack([sample.value for sample in self._fingers.at(self.ticks)]))
+        if hand := robot.hand:
+            opening = hand.opening(self._at_ticks(hand.joints))
             told = newest(np.array([sample.stamp for sample in self._commands], np.int64), self.ticks)
             commands = np.array([sample.value for sample in self._commands] or [hand.open])
             closing = np.where(told < 0, hand.looks_closed(opening), hand.closing(commands[told]))
@@ -183,6 +183,10 @@ class _Heard:
             stream.at(self.ticks[:-1])
         state, actions = (np.concatenate(parts, axis=1).astype(np.float32) for parts in columns)
         return Episode(self._bag.path.name, state, actions, self._instruction())
+
+    def _at_ticks(self, joints: tuple[str, ...]) -> np.ndarray:
+        """Positions [T + 1, J]."""
+        return np.stack([sample.value for sample in self._positions[joints].at(self.ticks)])
 
     def _instruction(self) -> str:
         """An episode shows one thing."""
