@@ -12,7 +12,18 @@ import pytest
 
 from aegis_policy import ObservationError, cli
 
-CONTRACT = {"pretrain", "anchor", "train", "record", "eval", "serve", "ask", "data inspect", "data convert"}
+CONTRACT = {
+    "pretrain",
+    "anchor",
+    "train",
+    "record",
+    "eval",
+    "serve",
+    "ask",
+    "data inspect",
+    "data convert",
+    "data from-bag",
+}
 
 
 def shout(word: str, times: int = 1) -> None:

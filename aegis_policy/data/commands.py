@@ -1,4 +1,4 @@
-"""The commands about data, `aegis data inspect` and `convert`. Light to import: what is heavy waits inside."""
+"""The commands about data: `aegis data inspect`, `convert`, `from-bag`. Light to import: what is heavy waits inside."""
 
 from __future__ import annotations
 
@@ -48,3 +48,40 @@ def convert(source: Annotated[Path, Positional], target: Annotated[Path, Positio
     from aegis_policy.data.convert import convert as run
 
     print(run(source, target).path)
+
+
+def from_bag(
+    bags: Annotated[list[Path], Positional],
+    *,
+    robot: Path,
+    output: Path,
+    rate: float = 10.0,
+    image_size: int = 224,
+    instruction: str | None = None,
+    joint_states: str = "joint_states",
+    instruction_topic: str = "instruction",
+) -> None:
+    """Make demonstrations of ROS 2 bags, one episode of each; needs no ROS 2.
+
+    At each tick of the control rate a step sees the newest images and joints by the stamps in their headers, never
+    later ones; its action is where the joints were at the next tick, and what the gripper had been told by then. Joints
+    and images older than the robot's file allows (timeouts.joints, timeouts.images) are refused, with the topic, the
+    time and the age. The data appears when it is whole. Prints its path.
+
+    Args:
+        bags: folders that `ros2 bag record` made, or single .mcap or .db3 files.
+        robot: YAML file with the robot's topics and joints: the parameters of policy_node, such as panda.yaml.
+        output: what to write: an HDF5 file if its name ends in .hdf5 or .h5, else a LeRobot v3 folder.
+        rate: control rate, actions per second.
+        image_size: pixels on a side of the images; the whole picture is resized.
+        instruction: what all these bags show, in place of a topic that says so.
+        joint_states: topic, sensor_msgs/JointState.
+        instruction_topic: topic, std_msgs/String.
+    """
+    from aegis_policy.data.bags import BagSource, Recording
+    from aegis_policy.data.convert import refuse_existing, write
+    from aegis_policy.data.robot_file import read_robot_file
+
+    refuse_existing(output)
+    recording = Recording(read_robot_file(robot), rate, image_size, instruction, joint_states, instruction_topic)
+    print(write(BagSource(bags, recording), output).path)

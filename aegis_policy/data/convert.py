@@ -10,7 +10,18 @@ from aegis_policy.data.source import HDF5_SUFFIXES, Source, open_source
 
 
 def convert(source: Path, target: Path) -> Source:
-    """Write the demonstrations at `source` to `target`: robomimic HDF5 if its name ends so, else a LeRobot v3 folder.
+    """Write the demonstrations at `source` to `target`, see `write`.
+
+    Raises:
+        ValueError: `source` is not sound, or `target` is there already.
+        ModuleNotFoundError: one of them is LeRobot's, and the extra `lerobot` is not installed.
+    """
+    refuse_existing(target)
+    return write(open_source(source), target)
+
+
+def write(source: Source, target: Path) -> Source:
+    """Write demonstrations to `target`: robomimic HDF5 if its name ends so, else a LeRobot v3 folder.
 
     States, actions, instructions, names, units and the rate go over exactly, images exactly into HDF5 and nearly so
     into LeRobot's videos. What imitation does not need (the simulator's states, seeds, rewards) stays behind.
@@ -19,12 +30,10 @@ def convert(source: Path, target: Path) -> Source:
         The new data, opened.
 
     Raises:
-        ValueError: `source` is not sound, or `target` is there already.
-        ModuleNotFoundError: one of them is LeRobot's, and the extra `lerobot` is not installed.
+        ValueError: an image of `source` is not sound, or `target` is there already.
+        ModuleNotFoundError: `target` is to be LeRobot's, and the extra `lerobot` is not installed.
     """
-    if target.exists():
-        raise ValueError(f"{target}: there already; remove it, or name another target")
-    opened = open_source(source)
+    refuse_existing(target)
     to_file = target.suffix in HDF5_SUFFIXES
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,12 +41,12 @@ def convert(source: Path, target: Path) -> Source:
         if to_file:
             from aegis_policy.data.robomimic import write_robomimic
 
-            write_robomimic(opened, partial)
+            write_robomimic(source, partial)
         else:
             from aegis_policy.data import lerobot  # noqa: F401 - it says which extra is missing
             from aegis_policy.data.lerobot_write import write_lerobot
 
-            write_lerobot(opened, partial)
+            write_lerobot(source, partial)
         partial.rename(target)
     finally:
         if to_file:
@@ -45,3 +54,9 @@ def convert(source: Path, target: Path) -> Source:
         else:
             shutil.rmtree(partial, ignore_errors=True)
     return open_source(target)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises ValueError where there is something at `target`: before the work, not after it."""
+    if target.exists():
+        raise ValueError(f"{target}: there already; remove it, or name another target")

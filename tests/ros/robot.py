@@ -21,7 +21,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from aegis_ros.conversions import image_to_numpy, to_seconds
+from aegis_policy.inference.ros_images import image_to_numpy
+from aegis_ros.conversions import to_seconds
 
 NODE = Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/sim_robot_node")
 ARM = [f"panda_joint{i}" for i in range(1, 8)]

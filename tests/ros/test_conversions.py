@@ -16,16 +16,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image as Picture
 from sensor_msgs.msg import CompressedImage, Image
 
-from aegis_ros.conversions import (
-    ConversionError,
-    compressed_to_numpy,
-    image_to_numpy,
-    numpy_to_image,
-    resized,
-    to_duration,
-    to_seconds,
-    to_stamp,
-)
+from aegis_policy.inference.ros_images import ConversionError, compressed_to_numpy, image_to_numpy, resized
+from aegis_ros.conversions import numpy_to_image, to_duration, to_seconds, to_stamp
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 pixels = sizes.flatmap(lambda size: arrays(np.uint8, (*size, 3)))

@@ -2,71 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from array import array
 from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from PIL import Image as Picture
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-_CHANNELS = {  # sensor_msgs' 8-bit encodings -> which of their channels are red, green and blue
-    "rgb8": (3, [0, 1, 2]),
-    "bgr8": (3, [2, 1, 0]),
-    "rgba8": (4, [0, 1, 2]),
-    "bgra8": (4, [2, 1, 0]),
-    "mono8": (1, [0, 0, 0]),
-}
-
-
-class ConversionError(ValueError):
-    """A message that cannot be read; says what is wrong with it, and what was expected."""
-
-
-def image_to_numpy(message: Image) -> np.ndarray:
-    """The pixels of a colour or grey image of 8 bits, uint8 [H, W, 3], red first.
-
-    Rows may be padded (`step`); `is_bigendian` means nothing to single bytes.
-
-    Raises:
-        ConversionError: another encoding, or sizes that contradict one another.
-    """
-    if message.encoding not in _CHANNELS:
-        raise ConversionError(f"image encoding '{message.encoding}': expected one of {', '.join(_CHANNELS)}")
-    count, order = _CHANNELS[message.encoding]
-    height, width, step = message.height, message.width, message.step
-    if step < width * count:
-        raise ConversionError(
-            f"image step {step}: expected at least {width * count} bytes for {width} {message.encoding}"
-        )
-    if len(message.data) != height * step:
-        raise ConversionError(f"image data: expected {height} rows of {step} bytes, got {len(message.data)} bytes")
-    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)
-    return rows[:, : width * count].reshape(height, width, count)[..., order]
-
-
-def compressed_to_numpy(message: CompressedImage) -> np.ndarray:
-    """The pixels of a JPEG or PNG of 8 bits, uint8 [H, W, 3], red first.
-
-    Raises:
-        ConversionError: neither, or cut off, or values beyond 8 bits.
-    """
-    try:
-        with Picture.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ConversionError(f"compressed image: values beyond 8 bits ({picture.mode})")
-            return np.array(picture.convert("RGB"))
-    except (OSError, Picture.DecompressionBombError) as error:
-        raise ConversionError(f"compressed image: not a readable JPEG or PNG ({error})") from error
-
-
-def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [height, width, 3]: the whole picture, as `aegis_policy` resizes a user's own."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.array(Picture.fromarray(pixels).resize((width, height), Picture.Resampling.BICUBIC))
+from aegis_policy.inference.ros_images import ConversionError
 
 
 def numpy_to_image(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:

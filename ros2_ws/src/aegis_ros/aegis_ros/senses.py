@@ -20,7 +20,8 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from aegis_policy import Camera
-from aegis_ros.conversions import compressed_to_numpy, image_to_numpy, resized, to_seconds
+from aegis_policy.inference.ros_images import compressed_to_numpy, image_to_numpy, resized
+from aegis_ros.conversions import to_seconds
 from aegis_ros.inputs import Inputs
 from aegis_ros.loop import Loop
 from aegis_ros.parameters import CameraTopic
