@@ -23,7 +23,7 @@ from tests.ros.robot import Robot
 from tests.ros.servo import TIMEOUT, Servo, numbers
 from tests.ros.test_policy_node import set_off, speeds_from
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
 
 REASON = RunInstruction.Result
 ARRAYS, TWISTS = "/forward_position_controller/commands", "/servo_node/delta_twist_cmds"
