@@ -24,7 +24,7 @@ from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.robot import Robot, begin
 from tests.ros.test_policy_node import RATE, set_off, speeds_from
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
 
 REASON = RunInstruction.Result
 
