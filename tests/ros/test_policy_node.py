@@ -105,6 +105,7 @@ def test_an_emergency_stop_silences_it_at_once_and_latches(operator: Operator) -
     assert operator.button("estop").success
     ended = operator.outcome(handle)
     assert (ended.reason, ended.message) == (REASON.STOPPED, "emergency stop: asked for")
+    operator.wait(0.2)  # what was on its way has come
     operator.commands.clear()
     operator.wait(1.0)
     assert not operator.commands
@@ -133,10 +134,10 @@ def test_it_comes_to_rest_before_it_is_inactive_and_then_commands_nothing(operat
     handle = set_off(operator)
     told = operator.now()
     assert operator.change("deactivate")
-    operator.commands.clear()
     rest = operator.now()
     assert operator.outcome(handle).reason == REASON.STOPPED
     operator.wait(0.5)
+    operator.commands.clear()
     times, speeds = speeds_from(operator, told)
     assert speeds.max() > 0.1 and speeds[times > rest + 0.2].max() < 0.02
     assert np.abs(np.diff(speeds) / np.diff(times)).max() < 40.0  # rad/s²; to stop dead within one tick is hundreds
