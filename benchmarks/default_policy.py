@@ -1,7 +1,7 @@
 """How the two checkpoints that ship are made and measured, from nothing: `python benchmarks/default_policy.py WORK`.
 
-Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. Takes some
-five hours on two cores. With `--go-on`, the VLM and the policy that ship are where it starts, and it takes two. Writes
+Every step is an `aegis` command; what is already in WORK is kept, so a killed run goes on where it stopped. Takes
+hours on two cores. With `--go-on`, the VLM and the policy that ship are where it starts. Writes
 benchmarks/results/default_policy.json; `--ship` then copies what was made into the package.
 """
 

@@ -105,24 +105,22 @@ class SimRobotNode(Node):
 
     @holding
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        try:
-            self.robot.command(message)
-        except ValueError as error:  # as the real controller, which goes on with what it was doing
-            self.get_logger().error(f"refused a trajectory: {error}")
+        self._obey(self.robot.command, message, "refused a trajectory")
 
     @holding
     def _on_array(self, message: Float64MultiArray) -> None:
-        try:
-            self.robot.move_joints(message.data)
-        except ValueError as error:
-            self.get_logger().error(f"refused: {error}")
+        self._obey(self.robot.move_joints, message.data)
 
     @holding
     def _on_gripper(self, message: Float64MultiArray) -> None:
+        self._obey(self.robot.move_fingers, message.data)
+
+    def _obey(self, move: Callable[[Any], None], command: Any, refused: str = "refused") -> None:
+        """As the real controllers, which go on with what they were doing where a command is no good."""
         try:
-            self.robot.move_fingers(message.data)
+            move(command)
         except ValueError as error:
-            self.get_logger().error(f"refused: {error}")
+            self.get_logger().error(f"{refused}: {error}")
 
     @holding
     def _on_new_episode(self, request: NewEpisode.Request, response: NewEpisode.Response) -> NewEpisode.Response:

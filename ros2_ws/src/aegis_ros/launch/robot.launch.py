@@ -3,11 +3,12 @@
     ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml
     ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml policy:=http://10.0.0.7:8000   # on another machine
 
-It stays unconfigured, and nothing moves, unless `autostart:=true`: see docs/ros.md, "A real arm".
+It stays unconfigured, and nothing moves, unless `autostart:=true`: see docs/real_arm.md.
 """
 
 from __future__ import annotations
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
@@ -16,8 +17,6 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
-
-from launch import LaunchContext, LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -6,6 +6,7 @@ ros2 launch aegis_ros simulation.launch.py policy:=http://127.0.0.1:8000
 
 from __future__ import annotations
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -13,10 +14,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
-
-SIMULATION = {"task": str, "split": str, "seed": int, "rate": float}
-DEFAULTS = {"task": "pick", "split": "seen", "seed": "1", "rate": "1.0"}
+SIMULATION = {"task": "pick", "split": "seen", "seed": 1, "rate": 1.0}
+"""Parameters of sim_robot_node, with the values that they have when not given."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -27,8 +26,8 @@ def generate_launch_description() -> LaunchDescription:
         output="screen",
         parameters=[
             {
-                name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
-                for name, value_type in SIMULATION.items()
+                name: ParameterValue(LaunchConfiguration(name), value_type=type(default))
+                for name, default in SIMULATION.items()
             }
         ],
     )
@@ -41,5 +40,5 @@ def generate_launch_description() -> LaunchDescription:
             "autostart": "true",
         }.items(),
     )
-    arguments = [DeclareLaunchArgument(name, default_value=default) for name, default in DEFAULTS.items()]
+    arguments = [DeclareLaunchArgument(name, default_value=str(default)) for name, default in SIMULATION.items()]
     return LaunchDescription([*arguments, DeclareLaunchArgument("policy", default_value=""), simulation, policy])
