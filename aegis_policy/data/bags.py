@@ -92,7 +92,7 @@ class _Heard:
         self._positions = {names: self._stream(self._joints, robot.joint_age) for names in parts}
         self._commands: list[Sample[float]] = []
         self._instructions: list[Sample[str]] = []
-        self._hand_topic = self._require(robot.hand.topic, FLOATS) if robot.hand else None
+        self._hand_topic = self._require(robot.hand_topic, FLOATS) if robot.hand_topic else None
         self._text_topic = None if recording.instruction else self._require(recording.instruction_topic, STRING)
         self._listen()
         self.ticks = self._ticks()

@@ -14,41 +14,10 @@ import numpy as np
 import yaml
 
 from aegis_policy.data.displacements import is_displacement
+from aegis_policy.hand import Hand
 from aegis_policy.policy import Feature
 
 PARAMETERS = "ros__parameters"
-
-
-@dataclass(frozen=True)
-class Hand:
-    """A gripper: what it shows, and what it is told.
-
-    Attributes:
-        joints: whose positions add up to how far it is open.
-        scale, offset: opening (m) = offset + scale * sum of the joints' positions.
-        open, closed: what is commanded for either, in the controller's unit.
-        topic: of the commands.
-    """
-
-    joints: tuple[str, ...]
-    scale: float
-    offset: float
-    open: float
-    closed: float
-    topic: str
-
-    def opening(self, positions: np.ndarray) -> np.ndarray:
-        """Distance between the fingers, m, [...], with the joints at `positions` [..., F]."""
-        return self.offset + self.scale * positions.sum(axis=-1)
-
-    def closing(self, command: np.ndarray) -> np.ndarray:
-        """What a policy calls a command: 0 open to 1 closed."""
-        return np.clip((command - self.open) / (self.closed - self.open), 0.0, 1.0)
-
-    def looks_closed(self, opening: np.ndarray) -> np.ndarray:
-        """Whether the fingers stand nearer to closed than to open, where open and closed are in the joints' unit."""
-        open_, closed = (self.opening(np.full(len(self.joints), end)) for end in (self.open, self.closed))
-        return abs(opening - closed) < abs(opening - open_)
 
 
 @dataclass(frozen=True)
@@ -58,13 +27,14 @@ class RobotFile:
     Attributes:
         cameras: name -> topic.
         joints: of the arm, in the order of the state and the actions.
-        hand: None for an arm without one.
+        hand, hand_topic: None for an arm without one; where its commands go.
         image_age, joint_age: the oldest to go by, s.
     """
 
     cameras: dict[str, str]
     joints: tuple[str, ...]
     hand: Hand | None
+    hand_topic: str | None
     image_age: float
     joint_age: float
 
@@ -98,11 +68,12 @@ def read_robot_file(path: Path) -> RobotFile:
     if len(nodes) != 1:
         raise ValueError(f"{path}: expected one node with '{PARAMETERS}', as in aegis_ros/config, found {len(nodes)}")
     values = _Values(path, dict(_flat(nodes[0][PARAMETERS])))
-    names = values.names("cameras")
+    names, has_hand = values.names("cameras"), "gripper.joints" in values.found
     robot = RobotFile(
         cameras={name: values.text(f"camera.{name}.topic", f"{name}/image_raw") for name in names},
         joints=values.names("arm.joints"),
-        hand=_hand(values) if "gripper.joints" in values.found else None,
+        hand=_hand(values) if has_hand else None,
+        hand_topic=values.text("gripper.command_topic") if has_hand else None,
         image_age=values.number("timeouts.images", 0.5),
         joint_age=values.number("timeouts.joints", 0.1),
     )
@@ -121,7 +92,6 @@ def _hand(values: _Values) -> Hand:
         offset=values.number("gripper.offset", 0.0),
         open=values.number("gripper.open"),
         closed=values.number("gripper.closed"),
-        topic=values.text("gripper.command_topic"),
     )
     if hand.open == hand.closed:
         raise ValueError(f"{values.path}: 'gripper.open' and 'gripper.closed' are both {hand.open:g}")

@@ -14,7 +14,8 @@ import numpy as np
 import pinocchio
 
 from aegis_policy import Camera, Feature, PolicyInfo
-from aegis_ros.arm import Arm, Hand, MismatchError, Translator
+from aegis_policy.hand import Hand
+from aegis_ros.arm import Arm, MismatchError, Translator
 from aegis_ros.conversions import to_seconds, to_trajectory
 from aegis_sim.description import urdf
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES, ArmEnv

@@ -18,9 +18,10 @@ import yaml
 
 from aegis_policy import ActionChunk, Observation, Policy, PolicyInfo
 from aegis_policy.control import ActionSpace, Controller, Synchronous, Timeouts, read_limits
+from aegis_policy.hand import Hand
 from aegis_policy.inference.load import load_policy
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Arm, Hand, Translator
+from aegis_ros.arm import Arm, Translator
 from aegis_ros.driver import Driver, Ending, Job, Reason
 from aegis_ros.inputs import Gates, Inputs
 from aegis_ros.outputs import ArrayOutput, Output, TrajectoryOutput, TwistOutput

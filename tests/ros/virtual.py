@@ -14,8 +14,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from aegis_policy import ActionChunk, Camera, Feature, Observation, PolicyInfo
 from aegis_policy.control import ActionSpace, Asynchronous, AxisLimits, Controller, GripperLimits, State, Timeouts
+from aegis_policy.hand import Hand
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Arm, Hand, Translator
+from aegis_ros.arm import Arm, Translator
 from aegis_ros.conversions import to_seconds
 from aegis_ros.driver import Driver, Ending, Job
 from aegis_ros.inputs import Gates, Inputs

@@ -18,6 +18,7 @@ from pink.tasks import FrameTask, PostureTask
 from qpsolvers.exceptions import QPError
 
 from aegis_policy import Feature, PolicyInfo
+from aegis_policy.hand import Hand
 
 SOLVER = "daqp"
 POSTURE = 1e-3
@@ -38,31 +39,6 @@ class MismatchError(ValueError):
 
 class KinematicsError(RuntimeError):
     """There are no joint positions for what is commanded."""
-
-
-@dataclass(frozen=True)
-class Hand:
-    """The gripper's joints and the two ends of its command.
-
-    Attributes:
-        joints: whose positions add up to how far it is open; none if the policy's state has no opening.
-        scale, offset: opening (m) = offset + scale * sum of the joints' positions.
-        open, closed: what to command, in the controller's unit. A policy's gripper action closes from 0.5 up.
-    """
-
-    joints: tuple[str, ...]
-    scale: float
-    offset: float
-    open: float
-    closed: float
-
-    def opening(self, positions: np.ndarray) -> float:
-        """Distance between the fingers, m."""
-        return self.offset + self.scale * float(np.sum(positions))
-
-    def command(self, action: float) -> float:
-        """From a policy's gripper action."""
-        return self.closed if action >= 0.5 else self.open
 
 
 @dataclass(frozen=True)
@@ -199,7 +175,7 @@ class Translator:
 
     def state(self, positions: np.ndarray, fingers: np.ndarray) -> np.ndarray:
         """The policy's state, float32 [S], from the arm's joints [J] (rad) and those of the hand."""
-        values = self.arm.values(positions, self.arm.hand.opening(fingers) if self.arm.hand.joints else None)
+        values = self.arm.values(positions, float(self.arm.hand.opening(fingers)) if self.arm.hand.joints else None)
         return np.array([values[feature] for feature in self._state], np.float32)
 
     def follower(self, positions: np.ndarray) -> Follower:

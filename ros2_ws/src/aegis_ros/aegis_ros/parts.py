@@ -11,9 +11,10 @@ from rclpy.lifecycle import LifecycleNode
 
 from aegis_policy import Policy
 from aegis_policy.control import ActionSpace, Controller, Limits, Timeouts, read_limits
+from aegis_policy.hand import Hand
 from aegis_policy.inference.load import load_policy
 from aegis_ros.answers import Turns
-from aegis_ros.arm import Arm, Hand, MismatchError, Translator
+from aegis_ros.arm import Arm, MismatchError, Translator
 from aegis_ros.driver import Driver
 from aegis_ros.inputs import Gates, Inputs
 from aegis_ros.outputs import ArrayOutput, Output, TrajectoryOutput, TwistOutput
