@@ -8,6 +8,7 @@ pytest.importorskip("rclpy", reason="no ROS 2 sourced; `make test-ros` brings on
 pytest.importorskip("pink", reason="the extra `ros` is not installed")
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -96,7 +97,7 @@ FAULTS: list[tuple[Callable[[World], None], Reason, str, float]] = [
     (jump_back, Reason.FAULT, "clock: went back by 4.98 s", AT_ONCE),
     (jump_forward, Reason.FAULT, "tick: 3.02 s after the last (late, or the clock jumped)", AT_ONCE),
     (stall, Reason.FAULT, "tick: 0.42 s after the last", AT_ONCE),
-    (spoil_with_nan, Reason.POLICY_ERROR, "action 0 of 'shoulder' is nan", TIMEOUTS.chunk + AT_ONCE),
+    (spoil_with_nan, Reason.POLICY_ERROR, "action 0 of 'shoulder' is nan", ONE_CHUNK + AT_ONCE),
     (spoil_with_width, Reason.POLICY_ERROR, "policy: ", ONE_CHUNK + AT_ONCE),
     (spoil_with_jump, Reason.LIMIT, "'elbow' is 0.5", TIMEOUTS.chunk + AT_ONCE),
     (spoil_with_error, Reason.POLICY_ERROR, "ConnectionError: the server is gone", ONE_CHUNK + AT_ONCE),
@@ -128,6 +129,16 @@ def test_a_fault_stops_the_arm_inside_its_limits_and_in_time(
     sent = len(world.sent)
     world.run(2.0)
     assert len(world.sent) == sent, "nothing is sent until the next instruction"
+
+
+@pytest.mark.parametrize("delay", np.linspace(0.06, 0.18, 7))
+def test_a_chunk_that_comes_while_the_arm_brakes_does_not_hide_why_it_does(delay: float) -> None:
+    world = World(timeouts=replace(TIMEOUTS, chunk=0.8))
+    world.moving()
+    spoil_with_jump(world)
+    world.policy.delay = delay
+    world.run_until(lambda: world.endings)
+    assert world.endings[0].reason is Reason.LIMIT and "'elbow' is 0." in world.endings[0].message, world.endings[0]
 
 
 def mend(world: World) -> None:
@@ -164,7 +175,7 @@ def test_nothing_begins_while_something_is_stale() -> None:
 def test_without_a_first_chunk_in_time_it_ends() -> None:
     world = World()
     world.run(1.0)
-    spoil_with_nan(world)
+    spoil_with_jump(world)
     world.begin()
     began = world.now
     world.run_until(lambda: world.endings)

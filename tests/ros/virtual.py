@@ -89,6 +89,7 @@ class World:
     camera_lag: float = 0.02
     names: tuple[str, ...] = JOINTS
     push: float = 0.0
+    timeouts: Timeouts = TIMEOUTS
     sent: list[Sent] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
 
@@ -100,7 +101,7 @@ class World:
         self.inputs = Inputs({"front": lambda _: np.zeros((4, 4, 3), np.uint8)}, JOINTS, (), GATES)
         arm = Arm(URDF, JOINTS, "base", "lower", (0.0, 0.0, 0.0), Hand((), 1.0, 0.0, 1.0, 0.0))
         limits = [LIMIT, LIMIT, GripperLimits(0.0, 1.0)]
-        self.controller = Controller(INFO, limits, Asynchronous(5), TIMEOUTS, 1 / PERIOD)
+        self.controller = Controller(INFO, limits, Asynchronous(5), self.timeouts, 1 / PERIOD)
         assert len(ActionSpace(INFO)) == len(limits)
         translator = Translator(arm, INFO)
         self.driver = Driver(
@@ -111,7 +112,7 @@ class World:
             self.policy,
             Turns(),
             self._send,
-            latest_tick=TIMEOUTS.tick,
+            latest_tick=self.timeouts.tick,
             first_chunk=FIRST_CHUNK,
         )
 

@@ -39,6 +39,8 @@ class Reason(IntEnum):
 
 
 FAULTS = (Reason.STALE_INPUT, Reason.POLICY_ERROR, Reason.LIMIT, Reason.FAULT)
+BROKEN = ("shape", "finite")
+"""Checks of a chunk that a policy in order never fails: it is not asked again, as after a leap, but the arm stops."""
 
 
 @dataclass(frozen=True)
@@ -323,10 +325,12 @@ class Driver:
         chunk = ActionChunk(self._translator.actions(chunk.actions), view.stamp)
         now = clock()
         with self._lock:
-            if self._job is not job or job.ending is not None:
-                return True
+            if self._job is not job or self._controller.state is not State.RUNNING:
+                return True  # too late to matter, and not why the arm stops
             self._rejection = self._controller.offer(chunk, now)
-            if self._rejection is None:
+            if self._rejection is not None and self._rejection.check in BROKEN:
+                self.end(job, Reason.POLICY_ERROR, str(self._rejection))
+            elif self._rejection is None:
                 self._latency = now - view.stamp
                 if self._first_stamp is None:
                     self._first_stamp = now
