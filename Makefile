@@ -7,7 +7,7 @@
 #
 # PYTHON=python3.12      which Python (3.11 or 3.12) makes the virtual environment
 # VENV=.venv             where it goes
-# ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV
+# ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV; .venv-cyclone is for a second vendor of DDS, to test with
 # TORCH_INDEX=URL        an extra package index to find torch in: PyTorch's own CPU index saves gigabytes of CUDA
 #                        packages on a machine without a GPU (see README, "Installation")
 
@@ -24,6 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
 ROS_READY := $(ROS_VENV)/.ready
+CYCLONE_READY := .venv-cyclone/.ready
 DEMO_POLICY := runs/demo/policy
 
 .PHONY: help demo test test-ros serve lint setup system system-ros clean
@@ -37,7 +38,7 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 test-ros: SHELL := /bin/bash
-test-ros: $(ROS_READY)
+test-ros: $(ROS_READY) $(CYCLONE_READY)
 	source ros2_ws/env.sh && cd ros2_ws && colcon build
 	source ros2_ws/env.sh && python -m pytest -q tests/ros
 
@@ -75,6 +76,11 @@ $(ROS_READY): ros2_ws/requirements.txt ros2_ws/relocate_wheels.py $(TOOLS) | sys
 	$(ROS_VENV)/bin/python ros2_ws/relocate_wheels.py
 	touch $@
 
+$(CYCLONE_READY): constraints.txt | system-ros
+	$(PYTHON) -m venv .venv-cyclone
+	.venv-cyclone/bin/python -m pip --disable-pip-version-check install -c constraints.txt cyclonedds
+	touch $@
+
 # Installs the system packages that the shell variable `packages` names, if any.
 INSTALL_PACKAGES = [ -n "$$packages" ] || exit 0; \
 if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else sudo=none; fi; \
@@ -107,4 +113,4 @@ system-ros:
 	$(INSTALL_PACKAGES)
 
 clean:
-	rm -rf $(VENV) $(ROS_VENV) ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) $(ROS_VENV) .venv-cyclone ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

@@ -5,7 +5,6 @@ Imports wait inside: without ROS 2 the tests of this folder are skipped, and say
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def ros() -> Iterator[None]:
-    import domain_coordinator
-    import rclpy
+    from tests.ros.robot import own_domain
 
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    with domain_coordinator.domain_id() as domain:
-        os.environ["ROS_DOMAIN_ID"] = str(domain)
-        rclpy.init()
+    with own_domain():
         yield
-        rclpy.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,8 @@ class PolicyProcess(Process):
 class Operator(Watcher):
     """Whoever stands beside the arm: keeps what is commanded and reported, and presses the buttons."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, cameras: Sequence[str] = ("front", "wrist")) -> None:
+        super().__init__(cameras)
         self.commands: list[JointTrajectory] = []
         self.reports: list[PolicyStatus] = []
         self.create_subscription(
@@ -74,10 +74,13 @@ class Operator(Watcher):
 
     def instruct(self, instruction: str, limit: float) -> Any:
         """The goal's handle; None if it was refused."""
-        assert self._run.wait_for_server(60.0)
-        goal = RunInstruction.Goal(instruction=instruction, time_limit=to_duration(limit))
-        handle = self.result_of(self._run.send_goal_async(goal), "a goal's answer")
+        handle = self.result_of(self.sending(instruction, limit), "a goal's answer")
         return handle if handle.accepted else None
+
+    def sending(self, instruction: str, limit: float) -> rclpy.Future:
+        """Its handle is to come."""
+        assert self._run.wait_for_server(60.0)
+        return self._run.send_goal_async(RunInstruction.Goal(instruction=instruction, time_limit=to_duration(limit)))
 
     def outcome(self, handle: Any) -> RunInstruction.Result:
         return self.result_of(handle.get_result_async(), "an instruction's end").result

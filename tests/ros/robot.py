@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import domain_coordinator
 import numpy as np
 import rclpy
 from aegis_interfaces.srv import NewEpisode
@@ -27,14 +30,33 @@ from aegis_ros.conversions import to_seconds
 NODE = Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/sim_robot_node")
 ARM = [f"panda_joint{i}" for i in range(1, 8)]
 TURN = np.array([0.2, -0.1, 0.15, 0.2, -0.1, 0.2, 0.3])  # rad
+WITHIN_THIS_MACHINE = {
+    "FASTRTPS_DEFAULT_PROFILES_FILE": str(Path(__file__).with_name("loopback.xml")),
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",  # that of the loopback
+}
 PATIENCE = 120.0  # s; two busy cores are slow
+
+
+@contextmanager
+def own_domain(environment: Mapping[str, str] = WITHIN_THIS_MACHINE) -> Iterator[None]:
+    """ROS in a domain that nobody else on this machine uses, here and in processes that are begun meanwhile."""
+    before = dict(os.environ)
+    with domain_coordinator.domain_id() as domain:
+        os.environ.update(environment, ROS_DOMAIN_ID=str(domain))
+        rclpy.init()
+        try:
+            yield
+        finally:
+            rclpy.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 class Process:
     """A node: `command`, then arguments after `--ros-args`."""
 
     def __init__(self, *arguments: str, command: Sequence[str]) -> None:
-        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 (closed by __exit__)
+        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 (closed by close)
         self.process = subprocess.Popen(
             [*command, "--ros-args", *arguments], stdout=self._log, stderr=subprocess.STDOUT
         )
@@ -46,6 +68,9 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(timeout=20)
@@ -62,13 +87,13 @@ class Robot(Process):
 
 
 class Watcher(Node):
-    """Keeps all it hears, in the order it arrives."""
+    """Keeps all it hears, in the order it arrives; `cameras` are those it listens to."""
 
-    def __init__(self) -> None:
+    def __init__(self, cameras: Sequence[str] = ("front", "wrist")) -> None:
         super().__init__("watcher")
         self.clock: list[float] = []
         self.states: list[JointState] = []
-        self.images: dict[str, list[Image]] = {"front": [], "wrist": []}
+        self.images: dict[str, list[Image]] = {name: [] for name in cameras}
         self.create_subscription(
             Clock, "/clock", lambda m: self.clock.append(to_seconds(m.clock)), qos_profile_sensor_data
         )

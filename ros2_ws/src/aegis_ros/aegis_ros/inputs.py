@@ -45,11 +45,26 @@ class Gates:
     ahead: float
 
 
+class Health(NamedTuple):
+    """Of one stream: its name, what is wrong with it, if anything, its newest sample's age, s, and how many came."""
+
+    name: str
+    wrong: str | None
+    age: float
+    received: int
+
+
 class Stream(Generic[T]):
-    """The latest of one sender, by stamp. Not locked: `Inputs` is."""
+    """The latest of one sender, by stamp. Not locked: `Inputs` is.
+
+    Attributes:
+        name: in words.
+        received: how many samples have come, old ones too.
+    """
 
     def __init__(self, name: str, limit: float, ahead: float) -> None:
-        self._name, self._limit, self._ahead = name, limit, ahead
+        self.name, self._limit, self._ahead = name, limit, ahead
+        self.received = 0
         self._samples: deque[Sample[T]] = deque()
 
     @property
@@ -58,6 +73,7 @@ class Stream(Generic[T]):
 
     def add(self, sample: Sample[T]) -> None:
         """Keep a sample; one that is no newer than the newest says nothing new, except after the clock began anew."""
+        self.received += 1
         newest = self.newest
         if newest is not None and newest.stamp - KEPT <= sample.stamp <= newest.stamp:
             return
@@ -75,14 +91,14 @@ class Stream(Generic[T]):
         """What is wrong with the newest sample's times, if anything."""
         newest = self.newest
         if newest is None:
-            return f"{self._name}: nothing has come"
+            return f"{self.name}: nothing has come"
         age, silent, delay = now - newest.stamp, now - newest.arrived, newest.arrived - newest.stamp
         if delay > self._limit:
-            return f"{self._name}: {delay:.3f} s old as it came (or its clock is another), limit {self._limit:g} s"
+            return f"{self.name}: {delay:.3f} s old as it came (or its clock is another), limit {self._limit:g} s"
         if max(age, silent) > self._limit:
-            return f"{self._name}: nothing new for {max(age, silent):.3f} s, limit {self._limit:g} s"
+            return f"{self.name}: nothing new for {max(age, silent):.3f} s, limit {self._limit:g} s"
         if age < -self._ahead:
-            return f"{self._name}: stamped {-age:.3f} s in the future, limit {self._ahead:g} s"
+            return f"{self.name}: stamped {-age:.3f} s in the future, limit {self._ahead:g} s"
         return None
 
 
@@ -160,6 +176,16 @@ class Inputs:
         """Why one should not go by what comes in, if there is a reason."""
         with self._lock:
             return next((reason for stream in self._all() if (reason := stream.wrong(now))), None)
+
+    def health(self, now: float) -> list[Health]:
+        """Of each stream."""
+        with self._lock:
+            return [
+                Health(
+                    stream.name, stream.wrong(now), now - stream.newest.stamp if stream.newest else 0.0, stream.received
+                )
+                for stream in self._all()
+            ]
 
     def age(self, now: float) -> float:
         """Of the oldest of the newest samples, s; 0 while something has not come."""

@@ -44,6 +44,13 @@ class Pace:
     def __init__(self, clock: Callable[[], float], period: float, tick: Callable[[float], None]) -> None:
         self._clock, self._period, self._tick = clock, period, tick
         self._due = clock()
+        self._ticked: float | None = None
+        self._ticks, self._longest = 0, 0.0
+
+    def counted(self) -> tuple[int, float]:
+        """Ticks since this was asked last, and the longest time from one to the next, s of the clock."""
+        found, self._ticks, self._longest = (self._ticks, self._longest), 0, 0.0
+        return found
 
     def __call__(self) -> float:
         now = self._clock()
@@ -52,5 +59,8 @@ class Pace:
             return min(early, LOOK)
         # a tick that was missed is not made up for, and a clock that began anew is followed
         self._due = self._due + self._period if abs(early) < self._period else now + self._period
+        if self._ticked is not None:
+            self._ticks, self._longest = self._ticks + 1, max(self._longest, now - self._ticked)
+        self._ticked = now
         self._tick(now)
         return 0.0

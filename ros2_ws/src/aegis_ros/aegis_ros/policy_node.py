@@ -23,6 +23,7 @@ from aegis_interfaces.action import Ask as AskAction
 from aegis_interfaces.action import RunInstruction
 from aegis_interfaces.msg import PolicyStatus
 from aegis_interfaces.srv import Ask
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -37,6 +38,7 @@ from std_msgs.msg import Float64MultiArray
 from aegis_policy.control import State
 from aegis_ros.answers import answer
 from aegis_ros.conversions import to_duration, to_seconds, to_stamp
+from aegis_ros.diagnostics import Diagnostics
 from aegis_ros.driver import Driver, Ending, Job, Reason
 from aegis_ros.loop import Loop, Pace
 from aegis_ros.parameters import declare, read
@@ -45,6 +47,7 @@ from aegis_ros.qos import LATCHED, RELIABLE
 
 REST = 5.0  # s of real time that deactivating waits for the arm to come to rest
 LOOK = 0.005  # s of real time between two looks at whether a chunk is wanted
+DIAGNOSE = 1.0  # s of real time between two messages on /diagnostics
 REPORT = 0.05  # s of real time between two looks at what is to be reported
 Done = TransitionCallbackReturn
 
@@ -57,6 +60,7 @@ class PolicyNode(LifecycleNode):
         declare(self)
         self._parts: Parts | None = None
         self._loops: list[Loop] = []
+        self._pace: Pace | None = None
         self._stopped = ""  # the emergency stop's reason: it outlives a cleanup
         self._refused = ""  # why the last configuring failed
         self._running: dict[Job, ServerGoalHandle] = {}
@@ -84,10 +88,23 @@ class PolicyNode(LifecycleNode):
             cancel_callback=self._on_cancel,
             callback_group=waiting,
         )
+        self._diagnostics = Diagnostics(self.get_name())
+        self._diagnosed = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         # by the machine's clock: a simulation's may stand still, and that is to be reported too
-        self.create_timer(REPORT, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(REPORT, self._report, clock=steady)
+        self.create_timer(DIAGNOSE, self._diagnose, clock=steady)
 
     # -- transitions ---------------------------------------------------------------------------------------------
+
+    def _LifecycleNodeMixin__change_state(self, transition: int) -> TransitionCallbackReturn:
+        """Refuse a transition that the state does not have; rclpy's own method would let it end the process."""
+        available = {number: label for number, label, *_ in self._state_machine.available_transitions}
+        if transition not in available:
+            there = ", ".join(f"{label} ({number})" for number, label in available.items())
+            self.get_logger().error(f"refused transition {transition}: from here there are {there}")
+            return Done.FAILURE
+        return super()._LifecycleNodeMixin__change_state(transition)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, look and check; refused with the reason if anything does not fit."""
@@ -117,8 +134,9 @@ class PolicyNode(LifecycleNode):
         assert self._parts is not None
         done = super().on_activate(state)
         driver, clock = self._parts.driver, self._parts.senses.seconds
+        self._pace = Pace(clock, 1 / read(self, "rate"), driver.tick)
         self._loops = [
-            Loop("control loop", Pace(clock, 1 / read(self, "rate"), driver.tick), self._break),
+            Loop("control loop", self._pace, self._break),
             Loop("inference loop", lambda: 0.0 if driver.think(clock) else LOOK, self._break),
         ]
         return done
@@ -156,7 +174,7 @@ class PolicyNode(LifecycleNode):
             driver.estop(f"{why}, and the arm did not come to rest within {REST:g} s (does its clock stand still?)")
         for loop in self._loops:
             loop.stop()
-        self._loops = []
+        self._loops, self._pace = [], None
 
     def _release(self) -> None:
         if self._parts is not None:
@@ -309,10 +327,14 @@ class PolicyNode(LifecycleNode):
             self._told, self._told_at = told, time.monotonic()
             self._status.publish(message)
 
+    def _diagnose(self) -> None:
+        self._diagnosed.publish(self._diagnostics.message(self._message(), self._parts, self._pace))
+
     def _message(self) -> PolicyStatus:
         parts = self._parts
         if parts is None:
-            return PolicyStatus(state=PolicyStatus.INACTIVE, message=self._refused)
+            now = self.get_clock().now().to_msg()
+            return PolicyStatus(stamp=now, state=PolicyStatus.INACTIVE, message=self._refused)
         driver, now, info = parts.driver, parts.senses.seconds(), parts.policy.info
         progress = driver.progress(now)
         return PolicyStatus(
