@@ -172,6 +172,10 @@ def kill(bench: Bench) -> None:
     bench.node.process.wait()
 
 
+def terminate(bench: Bench) -> None:
+    bench.node.process.terminate()
+
+
 def hang(bench: Bench) -> None:
     bench.node.process.send_signal(signal.SIGSTOP)
     bench.spin(HANG)
@@ -265,6 +269,7 @@ FAULTS = (
     Fault("deactivated", deactivate, "the request is sent", at_once, Reason.STOPPED, "deactivated"),
     Fault("emergency_stop", press_stop, "the request is sent", at_once, Reason.STOPPED, "emergency stop"),
     Fault("node_hangs", hang, "it hangs", at_once, Reason.FAULT, "tick: "),
+    Fault("node_terminated", terminate, "the signal is sent", at_once, None),
     Fault("node_killed", kill, "it is killed", at_once, None),
 )
 CLOCK_FAULTS = (
