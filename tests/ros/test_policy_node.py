@@ -26,7 +26,7 @@ from aegis_sim.tasks import make
 from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.robot import Robot, begin
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]  # by the clock: what else a machine does may fail them
+pytestmark = pytest.mark.sim
 
 SEEDS = range(201, 221, 2)  # of ten evaluation episodes, on none of which a setting was chosen
 LIMIT = 12.0  # s
