@@ -37,7 +37,13 @@ from tests.ros.robot import own_domain
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "ros_throughput.json", ROOT / "docs" / "ros.md"
 BEGIN, END = "<!-- throughput: begin, written by benchmarks/ros_throughput.py -->", "<!-- throughput: end -->"
 SIZE, RATE = (480, 640), 100.0
-TRANSPORTS = ("DEFAULT", "UDPv4", "LARGE_DATA")
+PROFILE = ROOT / "ros2_ws" / "src" / "aegis_ros" / "config" / "large_images.xml"
+TRANSPORTS = {
+    "default": {},
+    "large_images.xml": {"FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE)},
+    "UDP alone": {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"},
+    "LARGE_DATA": {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"},
+}
 STREAMS = ("front", "wrist", "joint states")
 LEG, LEGS = 2.0, 20  # s to one side, how often
 QUIET = 2.5  # s in which nothing is sent, so that both ends count the same
@@ -71,9 +77,8 @@ def run_robot(sending: Any, ends: Any, sent: dict[str, Any]) -> None:
 def main() -> None:
     found = json.loads(RESULTS.read_text())["transports"] if RESULTS.exists() else {}
     buffer = int(Path("/proc/sys/net/core/rmem_default").read_text())
-    for transport in tqdm(TRANSPORTS, unit="transport"):
-        environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "FASTDDS_BUILTIN_TRANSPORTS": transport}
-        with own_domain(environment):
+    for transport, environment in tqdm(TRANSPORTS.items(), unit="transport"):
+        with own_domain({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **environment}):
             found[f"{transport}, receive buffer {buffer // 1024} KiB"] = measure()
     settings = {"cameras": 2, "size": SIZE, "camera_hz": 30, "joint_states_hz": 100, "control_hz": RATE}
     RESULTS.write_text(json.dumps({"transports": found, **settings, **provenance()}, indent=1) + "\n")

@@ -7,7 +7,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/aegis_ros"]),
         ("share/aegis_ros", ["package.xml"]),
-        ("share/aegis_ros/config", ["config/panda.yaml", "config/ur5e.yaml"]),
+        ("share/aegis_ros/config", ["config/large_images.xml", "config/panda.yaml", "config/ur5e.yaml"]),
         ("share/aegis_ros/launch", ["launch/robot.launch.py", "launch/simulation.launch.py"]),
     ],
     install_requires=["setuptools"],
