@@ -10,10 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from pages import fill, table
 from provenance import ROOT
 
 PAGE, PLOT = ROOT / "docs" / "arena.md", ROOT / "docs" / "images" / "arena.png"
-BEGIN, END = "<!-- figures: begin, written by benchmarks/arena.py -->", "<!-- figures: end -->"
 PICTURE = (
     "![Success, right object and answers of the shipped policy on every split of the three tabletop tasks]"
     "(images/arena.png)"
@@ -25,10 +25,8 @@ Found = Mapping[str, Any]
 
 def write_tables(found: Found) -> None:
     """Put today's figures into the page and draw the plot."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     parts = (PICTURE, tasks_table(found), splits_table(found), arms_table(found))
-    PAGE.write_text("\n\n".join([before + BEGIN, *parts, END + after]))
+    fill(PAGE, "figures", "\n\n".join(parts))
     plot(found)
 
 
@@ -43,7 +41,7 @@ def tasks_table(found: Found) -> str:
         ]
         for task, who in found["tasks"].items()
     ]
-    return "**Tasks**, split `seen`: success.\n\n" + _table(head, rows)
+    return "**Tasks**, split `seen`: success.\n\n" + table(head, rows)
 
 
 def splits_table(found: Found) -> str:
@@ -55,14 +53,14 @@ def splits_table(found: Found) -> str:
             row = [f"`{split}`", f"`{task}`", *(_rate(shipped[what]) for what in WORDS), str(shipped["success"]["n"])]
             rows.append([*row, _rate(who["expert"]["success"])])
     head = ["split", "task", "success", "right object", "answers during it", "episodes", "expert's success"]
-    return "**Splits**, the shipped policy.\n\n" + _table(head, rows)
+    return "**Splits**, the shipped policy.\n\n" + table(head, rows)
 
 
 def arms_table(found: Found) -> str:
     """The experts with every arm."""
     arms = list(next(iter(found["arms"].values())))
     rows = [[f"`{task}`", *(_rate(by[arm]["success"]) for arm in arms)] for task, by in found["arms"].items()]
-    return "**Arms**: the experts' success.\n\n" + _table(["task", *arms], rows)
+    return "**Arms**: the experts' success.\n\n" + table(["task", *arms], rows)
 
 
 def plot(found: Found) -> None:
@@ -100,8 +98,3 @@ def _panel(axis: Axes, by_split: Found) -> None:
 
 def _rate(rate: Mapping[str, Any] | None) -> str:
     return f"{rate['rate']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" if rate else "-"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import fill, table
 from provenance import ROOT, provenance
 from tqdm import tqdm
 
@@ -27,7 +28,6 @@ from tests.ros.light import SPEED
 from tests.ros.robot import own_domain
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "halt.json", ROOT / "docs" / "ros.md"
-BEGIN, END = "<!-- halts: begin, written by benchmarks/halt.py -->", "<!-- halts: end -->"
 TRIALS = 50
 
 
@@ -81,19 +81,15 @@ def percentiles(name: str, milliseconds: list[float]) -> dict[str, float]:
 
 def write_table(found: dict[str, dict[str, Any]]) -> None:
     """Put the figures into the page."""
-    lines = [
-        "| what fails | counted from | halted | brakes after, ms: median, p99 | at rest after, ms: median, p99 |",
-        "|---|---|---|---|---|",
-    ]
+    head = ("what fails", "counted from", "halted", "brakes after, ms: median, p99", "at rest after, ms: median, p99")
+    rows = []
     for name, measured in found.items():
         brakes, rests = (
             f"{measured[f'{what}p50_ms']:.0f}, {measured[f'{what}p99_ms']:.0f}" for what in ("braking_", "")
         )
         halted = f"{measured['halted']} of {measured['n']}"
-        lines.append(f"| {name.replace('_', ' ')} | {measured['counted_from']} | {halted} | {brakes} | {rests} |")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text("\n".join([before + BEGIN, *lines, END + after]))
+        rows.append((name.replace("_", " "), measured["counted_from"], halted, brakes, rests))
+    fill(PAGE, "halts", table(head, rows))
 
 
 if __name__ == "__main__":

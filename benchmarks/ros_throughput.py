@@ -23,6 +23,7 @@ import numpy as np
 import rclpy
 from aegis_interfaces.action import RunInstruction
 from diagnostic_msgs.msg import DiagnosticArray
+from pages import fill, table
 from provenance import ROOT, provenance
 from tqdm import tqdm
 
@@ -35,7 +36,6 @@ from tests.ros.light import LEFT, RIGHT, SPAWN, LightRobot, PolicyServer
 from tests.ros.robot import own_domain
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "ros_throughput.json", ROOT / "docs" / "ros.md"
-BEGIN, END = "<!-- throughput: begin, written by benchmarks/ros_throughput.py -->", "<!-- throughput: end -->"
 SIZE, RATE = (480, 640), 100.0
 PROFILE = ROOT / "ros2_ws" / "src" / "aegis_ros" / "config" / "large_images.xml"
 TRANSPORTS = {
@@ -159,18 +159,15 @@ def spin(operator: Operator, seconds: float) -> None:
 
 def write_table(found: dict[str, dict[str, Any]]) -> None:
     """Put the figures into the page."""
-    columns = ("transport", "images lost", "joint states lost", "halted for want of images")
-    head = " | ".join((*columns, "control period, ms: median, p99, longest"))
-    lines = [f"| {head} |", "|---|---|---|---|---|"]
+    head = ("transport", "images lost", "joint states lost", "halted for want of images")
+    rows = []
     for name, measured in found.items():
         lost, period = measured["lost"], measured["period_ms"]
         images = ", ".join(f"{lost[camera]:.1%}" for camera in STREAMS[:2])
-        periods = ", ".join(f"{period[which]:.1f}" for which in ("p50", "p99", "max"))
         halted = f"{measured['halted']} of {measured['instructions']}"
-        lines.append(f"| {name} | {images} | {lost[STREAMS[2]]:.1%} | {halted} | {periods} |")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text("\n".join([before + BEGIN, *lines, END + after]))
+        periods = ", ".join(f"{period[which]:.1f}" for which in ("p50", "p99", "max"))
+        rows.append((name, images, f"{lost[STREAMS[2]]:.1%}", halted, periods))
+    fill(PAGE, "throughput", table((*head, "control period, ms: median, p99, longest"), rows))
 
 
 if __name__ == "__main__":
