@@ -1,6 +1,7 @@
 # make demo    set up, fine-tune the shipped policy on new demonstrations, drive robosuite through the server, report
 # make test    set up, lint, type-check, run the fast tests
 # make test-ros  set up ROS 2 from binary wheels in an environment of its own, build ros2_ws with it, run tests/ros
+# make demo-ros  the same set-up; a simulated arm, the shipped policy, an instruction and a question, all through ROS 2
 # make serve   set up, serve the demo's policy (or, before any demo, the shipped one) over HTTP
 # make lint    set up, lint and type-check only
 # make setup   the set-up alone, without the tests' and linters' tools
@@ -27,7 +28,7 @@ ROS_READY := $(ROS_VENV)/.ready
 CYCLONE_READY := .venv-cyclone/.ready
 DEMO_POLICY := runs/demo/policy
 
-.PHONY: help demo test test-ros serve lint setup system system-ros clean
+.PHONY: help demo demo-ros test test-ros serve lint setup system system-ros clean
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' $(firstword $(MAKEFILE_LIST))
 
@@ -36,6 +37,11 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+demo-ros: SHELL := /bin/bash
+demo-ros: $(ROS_READY)
+	source ros2_ws/env.sh && cd ros2_ws && colcon build
+	ros2_ws/demo.sh
 
 test-ros: SHELL := /bin/bash
 test-ros: $(ROS_READY) $(CYCLONE_READY)
