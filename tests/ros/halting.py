@@ -53,7 +53,7 @@ class Bench:
 
     def __init__(self, simulated_time: bool) -> None:
         self.robot = LightRobot(*panda(), clock=simulated_time)
-        self.server, self.operator, self.rng = PolicyServer(), Operator(), np.random.default_rng(0)
+        self.server, self.operator, self.rng = PolicyServer(), Operator(cameras=()), np.random.default_rng(0)
         clock = f"use_sim_time:={str(simulated_time).lower()}"
         self._arguments = [
             word for parameter in (f"policy:={self.server.url}", clock, *PARAMETERS) for word in ("-p", parameter)
@@ -88,7 +88,7 @@ class Bench:
         assert handle is not None, self.operator.last_report()
         self.operator.wait_for(lambda: self.speed() > FULL, "the arm to move")
         self.spin(0.2 + self.rng.uniform(0.0, 0.6))
-        self.handle = handle
+        self.handle, self.ended = handle, handle.get_result_async()
 
     def rest(self) -> None:
         """Cancel what is being carried out."""
@@ -110,8 +110,7 @@ class Bench:
             assert self.operator.button("reset").success
         elif state == PolicyStatus.INACTIVE:
             assert self.operator.change("activate")
-        for kept in (*self.operator.images.values(), self.operator.commands):
-            kept.clear()
+        self.operator.commands.clear()
         self.spin(0.3)
 
 
@@ -150,7 +149,7 @@ def policy(mode: Mode) -> Callable[[Bench], None]:
     def strike(bench: Bench) -> None:
         shared = bench.server.shared
         shared.bad.value, shared.mode.value = 0.0, mode
-        bench.operator.wait_for(lambda: shared.bad.value, "the policy to be asked")
+        bench.operator.wait_for(lambda: shared.bad.value or bench.ended.done(), "the policy to be asked")
 
     return strike
 
@@ -202,7 +201,7 @@ def by_joints(bench: Bench, struck: float) -> float:
 
 
 def by_answer(bench: Bench, struck: float) -> float:
-    return bench.server.shared.bad.value
+    return bench.server.shared.bad.value or struck
 
 
 def by_chunk(bench: Bench, struck: float) -> float:
@@ -295,7 +294,7 @@ def tried(bench: Bench, fault: Fault) -> Trial:
     fault.strike(bench)
     right, said = True, ""
     if fault.reason is not None:
-        ended = bench.operator.outcome(bench.handle)
+        ended = bench.operator.result_of(bench.ended, "the instruction's end").result
         said = ended.message
         right = ended.reason == fault.reason and fault.message in said
     bench.spin(SETTLED)
