@@ -64,6 +64,8 @@ class TrainConfig(Recipe):
             without variety. If left out a policy keeps its own, and a fresh expert has 1.
         eval_every: Steps between measurements of VQA; 0 for never.
         vqa_questions: How many questions of each set are asked then.
+        max_vqa_drop: Percentage points of accuracy that VQA on any of the sets may lose: beyond them training stops.
+            Checkpoints are then written where VQA is measured, while it has not lost more. No limit, if left out.
         log_every: Steps between lines of metrics.jsonl.
         save_every: Steps between checkpoints; the last step is always saved.
         keep: How many checkpoints stay, the newest; 0 keeps all.
@@ -90,6 +92,7 @@ class TrainConfig(Recipe):
     temperature: float | None = None
     eval_every: int = 250
     vqa_questions: int = 512
+    max_vqa_drop: float | None = None
     log_every: int = 10
     save_every: int = 250
     keep: int = 2
@@ -112,6 +115,12 @@ class TrainConfig(Recipe):
         for name in ("learning_rate", "expert_learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} must be a positive number, got {getattr(self, name)}")
+        if self.max_vqa_drop is not None and not self.max_vqa_drop >= 0:
+            raise ValueError(f"--max-vqa-drop must be at least 0, got {self.max_vqa_drop}")
+        if self.max_vqa_drop is not None and not (self.vqa and self.eval_every):
+            raise ValueError(
+                "--max-vqa-drop needs VQA to be measured: question sets (--vqa) and an --eval-every above 0"
+            )
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise ValueError(f"--temperature must be within 0 and 1, got {self.temperature}")
 

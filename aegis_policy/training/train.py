@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 FINAL_RATE = 0.04
 
 
+class ForgettingError(ValueError):
+    """VQA has lost more than --max-vqa-drop allows; says which set, how much, and where the last good checkpoint is."""
+
+
 def train(config: TrainConfig, output: Path) -> Path:
     """Fine-tune, and return the folder of the trained policy.
 
@@ -121,10 +125,12 @@ class Trainer:
             device=self.device,
         )
         self.done, self._metrics, self._shown = 0, "", dict[str, str]()
+        self._accuracy: dict[str, tuple[float, float]] = {}  # of each question set, at step 0 and now
         if resume is not None:
             names = self.policy.named_parameters()
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, names)
             self._metrics = (resume / state.MODEL / state.METRICS).read_text()
+            self._accuracy = _accuracies(self._metrics)
 
     def _start(self, source: str | Path | None, dataset: Demonstrations, name: str) -> Checkpoint:
         info = PolicyInfo(
@@ -167,9 +173,15 @@ class Trainer:
                 last = self.done == config.steps
                 if self.done % config.log_every == 0 or last:
                     self._log(row)
-                if last or (config.eval_every and self.done % config.eval_every == 0):
+                measured = last or (config.eval_every > 0 and self.done % config.eval_every == 0)
+                if measured:
                     self._evaluate(self.done)
-                if last or self.done % config.save_every == 0:
+                if config.max_vqa_drop is None:
+                    due = last or self.done % config.save_every == 0
+                else:
+                    due = measured
+                    self._refuse_forgetting(config.max_vqa_drop)
+                if due:
                     self.save()
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
@@ -196,6 +208,18 @@ class Trainer:
             "seconds": time.perf_counter() - began,
         }
 
+    def _refuse_forgetting(self, limit: float) -> None:
+        """Raise ForgettingError if VQA, as last measured, has lost more than `limit` percentage points since step 0."""
+        for name, (before, now) in self._accuracy.items():
+            if 100 * (before - now) > limit + 1e-9:  # rounding is no question more
+                good = state.checkpoints(self.output)
+                where = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was good"
+                raise ForgettingError(
+                    f"step {self.done}: VQA on {name} fell from {before:.1%} to {now:.1%}, {100 * (before - now):.1f} "
+                    f"points, limit {limit:g}: {where}; forget less with a lower --learning-rate, --freeze-vision or "
+                    f"--method stop-gradient"
+                )
+
     def _evaluate(self, step: int) -> None:
         """VQA on the hold-out sets."""
         if not self.samples or not self.config.eval_every:
@@ -206,6 +230,9 @@ class Trainer:
         for name, result in scores.items():
             self._writer.add_scalar(f"vqa/{name}/accuracy", result.accuracy, step)
             self._writer.add_scalar(f"vqa/{name}/cross_entropy", result.cross_entropy, step)
+        for name, result in scores.items():
+            before, _ = self._accuracy.get(name, (result.accuracy, 0.0))
+            self._accuracy[name] = before, result.accuracy
         self._shown = {name: f"{result.accuracy:.1%}" for name, result in scores.items()}
 
     def _log(self, row: dict[str, float]) -> None:
@@ -232,6 +259,16 @@ class Trainer:
         (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
         names = self.policy.named_parameters()
         state.save_training_state(folder / state.STATE, self.done, self.optimizer, names)
+
+
+def _accuracies(metrics: str) -> dict[str, tuple[float, float]]:
+    """Of each question set, first and last, as metrics.jsonl tells."""
+    measured = [row["vqa"] for row in map(json.loads, metrics.splitlines()) if "vqa" in row]
+    return (
+        {name: (measured[0][name]["accuracy"], measured[-1][name]["accuracy"]) for name in measured[0]}
+        if measured
+        else {}
+    )
 
 
 def _warn_of_unknown_words(processor: Processor, instructions: Sequence[str]) -> None:

@@ -23,7 +23,8 @@ from aegis_policy.training.batches import Batches
 from aegis_policy.training.commands import anchor as anchor_command
 from aegis_policy.training.commands import train as train_command
 from aegis_policy.training.config import TrainConfig, source_name
-from aegis_policy.training.train import FINAL_RATE, rate_factor, resume, train
+from aegis_policy.training.train import FINAL_RATE, ForgettingError, rate_factor, resume, train
+from aegis_policy.training.vqa_eval import score
 from tests.training.tiny import write_demonstrations
 
 PARTS = {
@@ -173,6 +174,41 @@ def test_a_policy_goes_on_with_its_own_expert_statistics_and_anchor(run, config,
     assert 0 < change.abs().max() < 2e-3  # one step of Adam away
 
 
+def fall(monkeypatch: pytest.MonkeyPatch, *lost: float) -> None:
+    """Have VQA, measured as ever, lose so much at one measurement after the other."""
+    losses = iter(lost)
+
+    def measured(*arguments):
+        return replace(score(*arguments), accuracy=0.9 - next(losses))
+
+    monkeypatch.setattr("aegis_policy.training.train.score", measured)
+
+
+def test_it_stops_when_too_much_is_forgotten_and_keeps_what_had_not(config, tmp_path, monkeypatch):
+    fall(monkeypatch, 0.0, 0.019, 0.021)
+    limited = replace(config, max_vqa_drop=2.0, eval_every=4, save_every=1)
+    with pytest.raises(ForgettingError, match=r"step 8: VQA on colours fell from 90.0% to 87.9%, 2.1 points, limit 2"):
+        train(limited, tmp_path / "run")
+    kept = [path.name for path in state.checkpoints(tmp_path / "run")]
+    assert kept == ["000004"] and load(tmp_path / "run").info.model == "run"
+    fall(monkeypatch, 0.021)  # resumed, it knows what there was before
+    with pytest.raises(ForgettingError, match=r"the last good checkpoint is .*000004"):
+        resume(tmp_path / "run")
+
+
+def test_under_a_limit_that_is_kept_training_goes_to_its_end(config, tmp_path, monkeypatch):
+    fall(monkeypatch, 0.0, -0.05, 0.02, 0.0)
+    train(replace(config, max_vqa_drop=2.0, eval_every=4), tmp_path / "run")
+    assert [path.name for path in state.checkpoints(tmp_path / "run")] == ["000004", "000008", "000012"]
+
+
+def test_without_any_good_checkpoint_it_says_so(config, tmp_path, monkeypatch):
+    fall(monkeypatch, 0.0, 0.5)
+    with pytest.raises(ForgettingError, match="no checkpoint was good; forget less with a lower --learning-rate"):
+        train(replace(config, max_vqa_drop=0.0), tmp_path / "run")
+    assert not state.checkpoints(tmp_path / "run")
+
+
 def test_keeps_the_newest(config, tmp_path):
     train(replace(config, steps=6, save_every=2, keep=2, eval_every=0), tmp_path / "policy")
     assert [path.name for path in state.checkpoints(tmp_path / "policy")] == ["000004", "000006"]
@@ -218,6 +254,9 @@ def test_learning_rate_warms_up_and_falls():
         ({"learning_rate": float("nan")}, "--learning-rate must be a positive number"),
         ({"temperature": -0.1}, "--temperature must be within 0 and 1"),
         ({"vqa": ("a", "b", "c", "d")}, "up to 3"),
+        ({"max_vqa_drop": -1.0}, "--max-vqa-drop must be at least 0"),
+        ({"max_vqa_drop": 2.0, "vqa": ()}, "--max-vqa-drop needs VQA to be measured"),
+        ({"max_vqa_drop": 2.0, "eval_every": 0}, "--max-vqa-drop needs VQA to be measured"),
         ({"anchor": None}, "needs an anchor"),
         ({"anchor": "none.safetensors"}, "no such anchor"),
         ({"dataset": ("none.hdf5",)}, "no such demonstration file"),
