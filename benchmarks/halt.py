@@ -4,7 +4,7 @@ The real `policy_node` in a process of its own, over real DDS, drives a Panda wi
 hand at 0.2 m/s; the policy sits behind `aegis serve`'s server in a third process. Then something fails, at a random
 moment, TRIALS times each. Times count from the instant at which the node could first know: until the arm brakes (its
 fastest joint has lost a tenth of its speed), and until it is at rest. What is already in WORK is kept. Some 40 minutes
-on two cores with nothing else to do. Writes benchmarks/results/halt.json and the table in docs/ros.md.
+on two cores. Writes benchmarks/results/halt.json and the table in docs/ros.md.
 """
 
 from __future__ import annotations
@@ -81,7 +81,13 @@ def percentiles(name: str, milliseconds: list[float]) -> dict[str, float]:
 
 def write_table(found: dict[str, dict[str, Any]]) -> None:
     """Put the figures into the page."""
-    head = ("what fails", "counted from", "halted", "brakes after, ms: median, p99", "at rest after, ms: median, p99")
+    head = (
+        "what fails",
+        "counted from",
+        "halted for it",
+        "brakes after, ms: median, p99",
+        "at rest after, ms: median, p99",
+    )
     rows = []
     for name, measured in found.items():
         brakes, rests = (
