@@ -84,11 +84,15 @@ class Bench:
     def set_off(self) -> None:
         """Have an instruction carried out at full speed, toward the far side."""
         side = LEFT if self.operator.arm()[0] < 0 else RIGHT
-        handle = self.operator.instruct(side, LIMIT)
-        assert handle is not None, self.operator.last_report()
-        self.operator.wait_for(lambda: self.speed() > FULL, "the arm to move")
+        for _ in range(5):  # a node that has just begun may not have heard everything yet, and says so
+            handle = self.operator.instruct(side, LIMIT)
+            assert handle is not None, self.operator.last_report()
+            self.handle, self.ended = handle, handle.get_result_async()
+            self.operator.wait_for(lambda: self.speed() > FULL or self.ended.done(), "the arm to move")
+            if not self.ended.done():
+                break
+            self.spin(0.5)
         self.spin(0.2 + self.rng.uniform(0.0, 0.6))
-        self.handle, self.ended = handle, handle.get_result_async()
 
     def rest(self) -> None:
         """Cancel what is being carried out."""
