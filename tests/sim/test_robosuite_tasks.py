@@ -31,7 +31,7 @@ pytestmark = pytest.mark.sim
 ROOT = Path(__file__).parents[2]
 ROBOTS = get_args(tasks.Robot)
 UNABLE = {("door", "UR5e"), ("door", "IIWA"), ("door", "Sawyer"), ("stack", "UR5e"), ("can", "IIWA")}
-"""They lose the door's handle more often than not; the others miss ninety, see benchmarks/results/arena.json."""
+"""They lose the door's handle more often than not; stack and can miss ninety, see benchmarks/results/arena.json."""
 UNTRIED = {("nut", "UR5e"), ("nut", "IIWA"), ("nut", "Sawyer")}
 ABLE = [(task, robot) for task in tasks.ROBOSUITE_TASKS for robot in ROBOTS if (task, robot) not in UNABLE | UNTRIED]
 SEED = 11
