@@ -45,7 +45,7 @@ TRANSPORTS = {
     "LARGE_DATA": {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"},
 }
 STREAMS = ("front", "wrist", "joint states")
-LEG, LEGS = 2.0, 20  # s to one side, how often
+LEG, LEGS = 2.0, 10  # s to one side, how often
 QUIET = 2.5  # s in which nothing is sent, so that both ends count the same
 
 
