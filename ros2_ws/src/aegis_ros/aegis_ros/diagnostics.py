@@ -38,7 +38,8 @@ class Diagnostics:
         elapsed, self._said = time.monotonic() - self._said, time.monotonic()
         found = [self._policy(status, parts)]
         for health in parts.inputs.health(to_seconds(status.stamp)) if parts else ():
-            rate = (health.received - self._received.get(health.name, health.received)) / elapsed
+            since = health.received - self._received.get(health.name, health.received)
+            rate = max(since, 0) / elapsed  # configured anew, it counts from 0 again
             self._received[health.name] = health.received
             level = DiagnosticStatus.ERROR if health.wrong else DiagnosticStatus.OK
             values = {"age, s": f"{health.age:.3f}", "rate, Hz": f"{rate:.1f}", "received": health.received}
