@@ -82,7 +82,7 @@ $(ROS_READY): ros2_ws/requirements.txt ros2_ws/relocate_wheels.py $(TOOLS) | sys
 	$(ROS_VENV)/bin/python ros2_ws/relocate_wheels.py
 	touch $@
 
-$(CYCLONE_READY): constraints.txt | system-ros
+$(CYCLONE_READY): constraints.txt | system
 	$(PYTHON) -m venv .venv-cyclone
 	.venv-cyclone/bin/python -m pip --disable-pip-version-check install -c constraints.txt cyclonedds
 	touch $@

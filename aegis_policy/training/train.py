@@ -176,12 +176,10 @@ class Trainer:
                 measured = last or (config.eval_every > 0 and self.done % config.eval_every == 0)
                 if measured:
                     self._evaluate(self.done)
-                if config.max_vqa_drop is None:
-                    due = last or self.done % config.save_every == 0
-                else:
-                    due = measured
+                if config.max_vqa_drop is not None and measured:
                     self._refuse_forgetting(config.max_vqa_drop)
-                if due:
+                    self.save()
+                elif config.max_vqa_drop is None and (last or self.done % config.save_every == 0):
                     self.save()
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
@@ -230,7 +228,6 @@ class Trainer:
         for name, result in scores.items():
             self._writer.add_scalar(f"vqa/{name}/accuracy", result.accuracy, step)
             self._writer.add_scalar(f"vqa/{name}/cross_entropy", result.cross_entropy, step)
-        for name, result in scores.items():
             before, _ = self._accuracy.get(name, (result.accuracy, 0.0))
             self._accuracy[name] = before, result.accuracy
         self._shown = {name: f"{result.accuracy:.1%}" for name, result in scores.items()}

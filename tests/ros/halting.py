@@ -115,6 +115,7 @@ class Bench:
         elif state == PolicyStatus.INACTIVE:
             assert self.operator.change("activate")
         self.operator.commands.clear()
+        del self.operator.states[:-1]
         self.spin(0.3)
 
 
@@ -247,7 +248,7 @@ FAULTS = (
     ),
     Fault("arm_held", setting(push=0.3), "it is held", at_once, Reason.LIMIT, "following: "),
     Fault("policy_nan", policy(Mode.GIVE_NAN), "the chunk is sent", by_answer, Reason.POLICY_ERROR, "500"),
-    Fault("policy_width", policy(Mode.GIVE_FIVE), "the chunk is sent", by_answer, Reason.POLICY_ERROR, "5"),
+    Fault("policy_width", policy(Mode.GIVE_FIVE), "the chunk is sent", by_answer, Reason.POLICY_ERROR, "500"),
     Fault("policy_error", policy(Mode.RAISE), "the server answers", by_answer, Reason.POLICY_ERROR, "500"),
     Fault(
         "policy_leaps", policy(Mode.LEAP), f"last good observation + {CHUNK:g} s", by_chunk, Reason.LIMIT, "'dz' is 0.5"
