@@ -66,12 +66,13 @@ def summary(fault: Fault, trials: list[Trial]) -> dict[str, Any]:
     braked, rested = ([getattr(trial, what) for trial in trials] for what in ("braked", "rested"))
     return {
         "n": len(trials),
-        "halted": sum(trial.halted for trial in trials),
+        "halted": sum(trial.at_rest for trial in trials),
+        "for_it": sum(trial.for_it for trial in trials),
         **percentiles("", rested),
         **percentiles("braking_", braked),
         "counted_from": fault.when,
         "says": trials[0].said,
-        "not_halted": [trial.said for trial in trials if not trial.halted],
+        "otherwise": [trial.said for trial in trials if not (trial.at_rest and trial.for_it)],
     }
 
 
@@ -84,7 +85,7 @@ def write_table(found: dict[str, dict[str, Any]]) -> None:
     head = (
         "what fails",
         "counted from",
-        "halted for it",
+        "halted, and for it",
         "brakes after, ms: median, p99",
         "at rest after, ms: median, p99",
     )
@@ -93,7 +94,7 @@ def write_table(found: dict[str, dict[str, Any]]) -> None:
         brakes, rests = (
             f"{measured[f'{what}p50_ms']:.0f}, {measured[f'{what}p99_ms']:.0f}" for what in ("braking_", "")
         )
-        halted = f"{measured['halted']} of {measured['n']}"
+        halted = f"{measured['halted']}, {measured['for_it']} of {measured['n']}"
         rows.append((name.replace("_", " "), measured["counted_from"], halted, brakes, rests))
     fill(PAGE, "halts", table(head, rows))
 

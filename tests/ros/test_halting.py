@@ -22,6 +22,7 @@ from tests.ros.light import LEFT, RIGHT
 pytestmark = pytest.mark.sim
 
 IN_TIME = 1000.0  # ms
+TRIALS = 3  # on a busy machine something else may be late first, and the arm halts for that
 REASON = RunInstruction.Result
 
 
@@ -58,8 +59,11 @@ def test_the_arm_halts_and_waits_to_be_told(
     bench_by: Callable[[bool], Bench], simulated_time: bool, fault: Fault
 ) -> None:
     bench = bench_by(simulated_time)
-    trial = tried(bench, fault)
-    assert trial.halted and trial.rested < IN_TIME, (trial, bench.node.log())
+    trials = []
+    while not trials or not (trials[-1].for_it and trials[-1].rested < IN_TIME):
+        assert len(trials) < TRIALS, (trials, bench.node.log())
+        trials.append(tried(bench, fault))
+        assert trials[-1].at_rest, (trials, bench.node.log())
     commands = len(bench.robot.taken)
     bench.spin(0.3)
     assert len(bench.robot.taken) == commands
