@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
+from aegis_policy.data.packing import pack
+from aegis_policy.data.vqa import UNSCORED, VQASet
 from aegis_policy.model.policy import sample_time
 from aegis_policy.model.processor import Processor
-from aegis_policy.training.methods import Batch
+from aegis_policy.training.methods import Asked, Batch
 
 GAIN, SHIFT = 0.1, 0.05
 """Deviations of an image's random contrast and brightness, where images span [-1, 1]."""
+ASKED = 0.25
+"""Share of a batch's images that one question each is asked about, where there are questions to ask."""
 
 
 class Batches:
@@ -22,6 +30,8 @@ class Batches:
     Args:
         batch_size: B; noise_samples: M.
         augment: whether to vary contrast and brightness.
+        replay: questions with answers for each batch, if any.
+        questions: what may be asked about a batch's images: about ASKED of them.
     """
 
     def __init__(
@@ -35,7 +45,10 @@ class Batches:
         seed: int,
         augment: bool = True,
         device: torch.device | None = None,
+        replay: Replay | None = None,
+        questions: Sequence[str] = (),
     ):
+        self.replay, self.questions = replay, questions
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
@@ -51,14 +64,14 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, on the device."""
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
+        generator = _generator(self.seed, step)
         images, state, actions, instruction = self.dataset.gather(self.rows(step))
         pixels = self.processor.images(images)
         if self.augment:
             pixels = vary_brightness(pixels, generator)
         chunks = torch.from_numpy(self.norm_stats.actions.normalize(actions))
         draws = (len(chunks), self.noise_samples)
-        batch = Batch(
+        return Batch(
             images=pixels,
             ids=self._ids[instruction],
             valid=self._valid[instruction],
@@ -66,13 +79,60 @@ class Batches:
             actions=chunks,
             noise=torch.randn(*draws, *chunks.shape[1:], generator=generator),
             time=sample_time(draws, generator),
-        )
-        return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
+            asked=None if self.replay is None else self.replay.batch(step),
+            questions=self._about(step, len(chunks)),
+        ).to(self.device)
+
+    def _about(self, step: int, count: int) -> tuple[str, ...]:
+        """What is asked about the first images of a batch of `count`."""
+        if not self.questions:
+            return ()
+        rng = np.random.default_rng([self.seed, step, 1])
+        return tuple(self.questions[i] for i in rng.integers(len(self.questions), size=math.ceil(count * ASKED)))
 
     def _pass(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         return self._order[1]
+
+
+class Replay:
+    """Questions with true answers, others in each step: the same ones for a seed and a step.
+
+    Args:
+        paths: question sets, drawn from evenly; a question is asked about the first camera's image.
+        image_tokens: N, of one image.
+        count: Q, questions in a step.
+    """
+
+    def __init__(self, paths: Sequence[str], processor: Processor, image_tokens: int, count: int, seed: int):
+        self.sets = [VQASet(path) for path in paths]
+        self.processor, self.image_tokens, self.count, self.seed = processor, image_tokens, count, seed
+
+    def batch(self, step: int) -> Asked:
+        """The questions of a step."""
+        rng = np.random.default_rng([self.seed, step, 2])
+        pictures, rows = [], []
+        for which in rng.integers(len(self.sets), size=self.count):
+            chosen = self.sets[which]
+            row = int(rng.integers(len(chosen)))
+            asked = [question for question in chosen.questions[row] if question.family != UNSCORED]
+            rows.append([asked[int(rng.integers(len(asked)))]])
+            pictures.append(chosen.stack(np.array([row]), chosen.cameras[:1])[0])
+        pixels = vary_brightness(self.processor.images(np.stack(pictures)), _generator(self.seed, step))
+        return Asked(pixels, pack(rows, self.processor, self.image_tokens))
+
+
+def read_questions(path: str) -> tuple[str, ...]:
+    """The questions in a text file, one a line; ValueError if there is none."""
+    lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    if not any(lines):
+        raise ValueError(f"{path}: no question in it; expected one a line")
+    return tuple(line for line in lines if line)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
 def vary_brightness(images: Tensor, generator: torch.Generator) -> Tensor:

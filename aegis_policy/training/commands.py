@@ -117,8 +117,34 @@ def train(
         vqa=_absolute(config.vqa or _shipped_questions()),
         checkpoint=_absolute_if_here(config.checkpoint),
         anchor=_absolute_if_here(config.anchor),
+        replay=_absolute(config.replay),
+        questions=_absolute_if_here(config.questions),
     )
     print(run(config, output))
+
+
+def merge(
+    *,
+    checkpoint: Path,
+    pretrained: str,
+    weight: float = 0.4,
+    output: Path,
+) -> None:
+    """Take a fine-tuned policy's backbone part of the way back to what it was before.
+
+    What it forgot comes back, and some of what it learnt goes: then fit the expert alone to the merged backbone, by
+    'aegis train --method stop-gradient --checkpoint DIR'.
+
+    Args:
+        checkpoint: the policy; checkpoint or training folder.
+        pretrained: the VLM or policy that its training began with; folder or hub name.
+        weight: of the fine-tuned backbone: 1 leaves it, 0 goes all the way back.
+        output: folder DIR to make; a checkpoint.
+    """
+    from aegis_policy.training.merge import merge as run
+
+    run(checkpoint, pretrained, weight, output)
+    print(output)
 
 
 def _shipped_questions() -> list[Path]:

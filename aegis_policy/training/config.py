@@ -8,9 +8,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
-MethodName = Literal["aegis", "naive", "stop-gradient"]
+MethodName = Literal[
+    "aegis",
+    "anchor-penalty",
+    "co-train",
+    "distil-answers",
+    "distil-features",
+    "l2-sp",
+    "lora",
+    "naive",
+    "stop-gradient",
+]
+WEIGHTED: tuple[MethodName, ...] = ("anchor-penalty", "co-train", "distil-answers", "distil-features", "l2-sp")
+"""Methods that add something to the flow loss."""
+OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
+    "strength": WEIGHTED,
+    "lora_rank": ("lora",),
+    "lora_alpha": ("lora",),
+    "replay": ("co-train",),
+    "replay_share": ("co-train",),
+    "questions": ("distil-answers",),
+}
+"""Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor"})
+_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "questions"})
 """Settings that name files or checkpoints."""
 
 
@@ -44,13 +65,20 @@ class TrainConfig(Recipe):
 
     Attributes:
         dataset: Demonstrations, HDF5 files (robomimic layout) or LeRobot folders, alike in cameras, features and rate.
-        method: What is done against forgetting: aegis (bends the gradient away from what would undo the anchor), naive
-            (nothing) or stop-gradient (only the expert learns).
+        method: What is done against forgetting: naive (nothing), stop-gradient (only the expert learns), aegis (bends
+            the gradient away from what would undo the anchor), or one of those in docs/method.md.
+        strength: Weight of what co-train, anchor-penalty, l2-sp, distil-features and distil-answers add to the flow
+            loss; each has a default of its own.
+        lora_rank: Rank of the adapters of lora.
+        lora_alpha: Their scale is this divided by the rank.
+        replay: Question sets (HDF5) that co-train learns from beside the demonstrations.
+        replay_share: Share of a step's samples that are such questions.
+        questions: Text file with a question a line, which distil-answers asks about the robot's images.
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
         steps: Optimizer steps.
         checkpoint: Where to start: a policy, or a VLM in PaliGemma's layout, which gets a fresh expert; folder or hub
             name. The policy that ships, if left out.
-        anchor: Anchor file for aegis; the start's own anchor.safetensors, if left out.
+        anchor: Anchor file for aegis and anchor-penalty; the start's own anchor.safetensors, if left out.
         vqa: Up to three question sets whose scores are followed while training.
         batch_size: B, samples in a step.
         noise_samples: M, draws of noise and time for each sample; its images and prompt are read once for all of them.
@@ -76,6 +104,12 @@ class TrainConfig(Recipe):
 
     dataset: tuple[str, ...] = ()
     method: MethodName = "aegis"
+    strength: float | None = None
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    replay: tuple[str, ...] = ()
+    replay_share: float = 0.25
+    questions: str | None = None
     freeze_vision: bool = False
     steps: int = 2000
     checkpoint: str | None = None
@@ -106,8 +140,9 @@ class TrainConfig(Recipe):
             raise ValueError("no demonstrations: name at least one file or folder with --dataset")
         if len(self.vqa) > MAX_VQA_SETS:
             raise ValueError(f"--vqa takes up to {MAX_VQA_SETS} question sets, got {len(self.vqa)}")
+        self._check_method()
         lowest = dict.fromkeys(("steps", "batch_size", "noise_samples", "horizon"), 1)
-        lowest |= dict.fromkeys(("log_every", "save_every", "threads", "vqa_questions"), 1)
+        lowest |= dict.fromkeys(("lora_rank", "lora_alpha", "log_every", "save_every", "threads", "vqa_questions"), 1)
         lowest |= dict.fromkeys(("eval_every", "warmup_steps", "keep", "seed"), 0)
         for name, least in lowest.items():
             if getattr(self, name) < least:
@@ -123,6 +158,30 @@ class TrainConfig(Recipe):
             )
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise ValueError(f"--temperature must be within 0 and 1, got {self.temperature}")
+
+    def _check_method(self) -> None:
+        """Raise ValueError unless the method has what it needs, and nothing that is another's."""
+        default = TrainConfig()
+        for name, methods in OPTIONS_OF.items():
+            if self.method not in methods and getattr(self, name) != getattr(default, name):
+                raise ValueError(f"--{name.replace('_', '-')} is of {' and '.join(methods)}, not of {self.method}")
+        if self.strength is not None and not 0 <= self.strength < math.inf:
+            raise ValueError(f"--strength must be at least 0, got {self.strength}")
+        if self.method == "co-train":
+            if not self.replay:
+                raise ValueError("co-train learns from question sets: name at least one with --replay")
+            if not 1 <= self.replayed < self.batch_size:
+                raise ValueError(
+                    f"--replay-share {self.replay_share} of a batch of {self.batch_size} is {self.replayed} questions: "
+                    f"expected from 1 to {self.batch_size - 1}"
+                )
+        if self.method == "distil-answers" and self.questions is None:
+            raise ValueError("distil-answers needs what to ask: a text file, a question a line, with --questions")
+
+    @property
+    def replayed(self) -> int:
+        """How many of a step's samples are questions that are replayed."""
+        return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
 
 
 def source_name(source: str) -> str:

@@ -4,7 +4,7 @@
     DIR/metrics.jsonl                            live
     DIR/tensorboard/
     DIR/checkpoints/000500/pretrained_model/     the policy, with train_config.json and metrics.jsonl so far
-    DIR/checkpoints/000500/training_state/       optimizer.safetensors, state.json
+    DIR/checkpoints/000500/training_state/       optimizer.safetensors, state.json, method.safetensors if need be
     DIR/checkpoints/last -> 000500
 
 A checkpoint is written under a hidden name beside its place, flushed to disk and renamed: a name of digits is a whole
@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 CHECKPOINTS, LAST = "checkpoints", "last"
 MODEL, STATE = "pretrained_model", "training_state"
 METRICS, CONFIG = "metrics.jsonl", "train_config.json"
-_OPTIMIZER, _PROGRESS = "optimizer.safetensors", "state.json"
+_OPTIMIZER, _METHOD, _PROGRESS = "optimizer.safetensors", "method.safetensors", "state.json"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -82,9 +82,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_training_state(
-    folder: Path, step: int, optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]
+    folder: Path,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    names: Iterable[tuple[str, nn.Parameter]],
+    method: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the optimizer's moments, by parameter name, and the number of steps done."""
+    """Write the optimizer's moments, by parameter name, the number of steps done, and the method's own state."""
     folder.mkdir(parents=True)
     moments = {
         f"{name}/{key}": value.detach().cpu().contiguous()
@@ -92,7 +96,14 @@ def save_training_state(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, folder / _OPTIMIZER)
+    if method:
+        save_file(method, folder / _METHOD)
     (folder / _PROGRESS).write_text(json.dumps({"step": step}) + "\n")
+
+
+def load_method_state(folder: Path) -> dict[str, Tensor]:
+    """The method's own state, empty where it has none."""
+    return load_file(folder / _METHOD) if (folder / _METHOD).exists() else {}
 
 
 def load_training_state(

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.vqa import VQASet
@@ -28,11 +29,11 @@ from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
 from aegis_policy.training import state
 from aegis_policy.training.anchor import Anchor
-from aegis_policy.training.batches import Batches
+from aegis_policy.training.batches import Batches, Replay, read_questions
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
-from aegis_policy.training.methods import make_method
+from aegis_policy.training.methods import Given, make_method, method_class
 from aegis_policy.training.vqa_eval import score
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def train(config: TrainConfig, output: Path) -> Path:
     """
     if state.checkpoints(output) or (output / state.CONFIG).exists():
         raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
+    if config.checkpoint is not None:  # the very one: what a training folder calls its newest may change
+        config = replace(config, checkpoint=checkpoints.resolve(config.checkpoint))
     return _run(config, output, None)
 
 
@@ -103,7 +106,7 @@ class Trainer:
         self.anchor = _anchor(source, config.anchor if resume is None else None)
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
-        self.method = make_method(config.method, self.policy, self.anchor, config.freeze_vision)
+        self.method = make_method(config, self.policy, Given(self.start.processor, self.anchor, self._before()))
         if config.compile:
             self.method.compile()
         groups = [
@@ -118,15 +121,18 @@ class Trainer:
             dataset,
             self.start.processor,
             self.start.norm_stats,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size - config.replayed,
             noise_samples=config.noise_samples,
             seed=config.seed,
             augment=config.augment,
             device=self.device,
+            replay=self._replay(),
+            questions=read_questions(config.questions) if config.questions else (),
         )
         self.done, self._metrics, self._shown = 0, "", dict[str, str]()
         self._accuracy: dict[str, tuple[float, float]] = {}  # of each question set, at step 0 and now
         if resume is not None:
+            self.method.load_own_state(state.load_method_state(resume / state.STATE))
             names = self.policy.named_parameters()
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, names)
             self._metrics = (resume / state.MODEL / state.METRICS).read_text()
@@ -157,6 +163,18 @@ class Trainer:
                     *(kind, ", ".join(names)),
                 )
         return start
+
+    def _before(self) -> PaliGemmaForConditionalGeneration | None:
+        """The backbone where fine-tuning began, for a method that needs it; a resumed run loads it anew."""
+        if not method_class(self.config.method).needs_before:
+            return None
+        return checkpoints.load_backbone(self.config.checkpoint)[0].vlm
+
+    def _replay(self) -> Replay | None:
+        config = self.config
+        if not config.replayed:
+            return None
+        return Replay(config.replay, self.start.processor, self.policy.image_tokens, config.replayed, config.seed)
 
     def run(self) -> None:
         """Train to the end, evaluating and saving on the way."""
@@ -247,7 +265,7 @@ class Trainer:
 
     def _fill(self, folder: Path) -> None:
         model = folder / state.MODEL
-        checkpoints.save(self.start, model)
+        checkpoints.save(replace(self.start, policy=self.method.finished()), model)
         if self.anchor is not None:
             self.anchor.save(model / anchors.FILE)
         metrics = (self.output / state.METRICS).read_text()
@@ -255,7 +273,7 @@ class Trainer:
         (model / state.CONFIG).write_text(self.config.public().to_json())
         (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
         names = self.policy.named_parameters()
-        state.save_training_state(folder / state.STATE, self.done, self.optimizer, names)
+        state.save_training_state(folder / state.STATE, self.done, self.optimizer, names, self.method.own_state())
 
 
 def _accuracies(metrics: str) -> dict[str, tuple[float, float]]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from aegis_policy.data.packing import IGNORE, pack
+from aegis_policy.data.packing import IGNORE, Packed, pack
 from aegis_policy.data.vqa import Sample
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.processor import Processor
@@ -24,6 +25,13 @@ class VQAScore:
     cross_entropy: float
     families: dict[str, float]
     n: int
+
+
+def answer_logits(backbone: Backbone, images: Tensor, packed: Packed) -> Tensor:
+    """Logits [B, T, vocabulary] of the packed text after images [B, K, 3, S, S]."""
+    embeds = backbone.embed(images, packed.ids)
+    hidden = backbone.read(embeds, packed.allowed, packed.place)
+    return backbone.logits(hidden[:, -packed.ids.shape[1] :])
 
 
 @torch.no_grad()
@@ -44,10 +52,8 @@ def score(backbone: Backbone, processor: Processor, samples: Sequence[Sample], b
         batch = samples[start : start + batch_size]
         images = processor.images(np.stack([sample.images for sample in batch])).to(device)
         n = images.shape[1] * backbone.image_tokens
-        packed = pack([[sample.question] for sample in batch], processor, n)
-        embeds = backbone.embed(images, packed.ids.to(device))
-        hidden = backbone.read(embeds, packed.allowed.to(device), packed.place.to(device))
-        logits, labels = backbone.logits(hidden[:, n:]), packed.labels.to(device)
+        packed = pack([[sample.question] for sample in batch], processor, n).to(device)
+        logits, labels = answer_logits(backbone, images, packed), packed.labels
         correct = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE)).all(dim=1)
         for sample, is_right in zip(batch, correct.tolist(), strict=True):
             right[sample.question.family].append(is_right)

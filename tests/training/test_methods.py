@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from aegis_policy.data.demonstrations import Demonstrations
-from aegis_policy.model.checkpoint import start_policy
+from aegis_policy.model.checkpoint import load_vlm, start_policy
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, w2_loss
-from aegis_policy.training.batches import Batches
-from aegis_policy.training.methods import Aegis, make_method
+from aegis_policy.training.batches import Batches, Replay
+from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.methods import Given, Method, make_method
+from aegis_policy.training.methods.aegis import Aegis
+from aegis_policy.training.methods.distillation import ANSWER_TOKENS
+from aegis_policy.training.vqa_eval import answer_logits
 
 
 @pytest.fixture
@@ -37,6 +43,13 @@ def anchor(start, questions):
     return anchor_of_sets(start.policy, start.processor, [questions], 12)
 
 
+def make(start, name, anchor=None, **settings) -> Method:
+    before = load_vlm(settings.pop("vlm")) if "vlm" in settings else None
+    return make_method(
+        TrainConfig(method=name, **settings), start.policy, Given(start.processor, anchor=anchor, before=before)
+    )
+
+
 def gradients(policy) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
@@ -47,16 +60,16 @@ def layer_of(name: str) -> int | None:
 
 
 def test_naive_reaches_the_vision_tower_and_the_words(start, batch):
-    make_method("naive", start.policy, None, freeze_vision=False).backward(batch)
+    make(start, "naive").backward(batch)
     names = gradients(start.policy)
     for part in ("vlm.model.vision_tower", "vlm.model.multi_modal_projector", "embed_tokens", "layers.1", "expert"):
         assert any(part in name for name in names), part
 
 
 def test_stop_gradient_trains_the_expert_alone_with_naives_gradient(start, batch):
-    make_method("naive", start.policy, None, freeze_vision=False).backward(batch)
+    make(start, "naive").backward(batch)
     naive = gradients(start.policy)
-    method = make_method("stop-gradient", start.policy, None, freeze_vision=False)
+    method = make(start, "stop-gradient")
     method.backward(batch)
     assert not method.backbone
     found = gradients(start.policy)
@@ -67,7 +80,7 @@ def test_stop_gradient_trains_the_expert_alone_with_naives_gradient(start, batch
 
 @pytest.mark.parametrize("name", ["naive", "aegis"])
 def test_freeze_vision_freezes_images_and_words_and_not_the_layers(name, start, batch, anchor):
-    make_method(name, start.policy, anchor, freeze_vision=True).backward(batch)
+    make(start, name, anchor, freeze_vision=True).backward(batch)
     names = gradients(start.policy)
     assert not any("vision_tower" in name or "projector" in name or "embed_tokens" in name for name in names)
     assert any("language_model.layers.0" in name for name in names)
@@ -76,7 +89,7 @@ def test_freeze_vision_freezes_images_and_words_and_not_the_layers(name, start, 
 def test_aegis_is_the_projection_of_naives_gradient_layer_by_layer(start, batch, anchor):
     """Against gradients of two separate graphs and a numpy projection."""
     policy = start.policy
-    naive = make_method("naive", policy, None, freeze_vision=False)
+    naive = make(start, "naive")
     naive.backward(batch)
     task = gradients(policy)
     policy.zero_grad()
@@ -85,7 +98,7 @@ def test_aegis_is_the_projection_of_naives_gradient_layer_by_layer(start, batch,
     w2_loss(recorded, valid, anchor).backward()
     restoring = gradients(policy)
 
-    metrics = make_method("aegis", policy, anchor, freeze_vision=False).backward(batch)
+    metrics = make(start, "aegis", anchor).backward(batch)
     got = gradients(policy)
     conflicts, shed = 0, []
     for layer in range(len(policy.language_model.layers)):
@@ -114,7 +127,8 @@ def test_an_anchor_that_pulls_the_other_way_is_obeyed(start, batch):
     policy, seen = start.policy, 0
     for sign in (1.0, -1.0):
         anchor = Anchor(torch.full((2, 32), sign), torch.full((2, 32), 3.0), 1)
-        method = Aegis(policy, anchor)
+        method = make(start, "aegis", anchor)
+        assert isinstance(method, Aegis)
         seen += method.backward(batch)["layers_projected"] > 0
         with LayerRecorder(policy.language_model.layers) as recorded:
             _, valid, _ = method.flow_loss(batch)
@@ -129,15 +143,138 @@ def test_an_anchor_that_pulls_the_other_way_is_obeyed(start, batch):
 
 def test_aegis_needs_an_anchor_of_this_backbone(start):
     with pytest.raises(ValueError, match="--anchor"):
-        make_method("aegis", start.policy, None, freeze_vision=False)
+        make(start, "aegis")
     with pytest.raises(ValueError, match="another backbone"):
-        make_method("aegis", start.policy, Anchor(torch.zeros(2, 8), torch.ones(2, 8), 1), freeze_vision=False)
+        make(start, "aegis", Anchor(torch.zeros(2, 8), torch.ones(2, 8), 1))
+
+
+def moved(start, vlm) -> dict[str, torch.Tensor]:
+    """Move the backbone away from where it began, and tell by how much."""
+    torch.manual_seed(1)
+    before = load_vlm(vlm).state_dict()
+    with torch.no_grad():
+        for parameter in start.policy.vlm.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return {f"vlm.{name}": parameter - before[name] for name, parameter in start.policy.vlm.named_parameters()}
+
+
+def test_the_anchor_penalty_adds_the_anchors_gradient(start, batch, anchor):
+    naive = make(start, "naive")
+    naive.backward(batch)
+    task = gradients(start.policy)
+    start.policy.zero_grad()
+    with LayerRecorder(start.policy.language_model.layers) as recorded:
+        _, valid, _ = naive.flow_loss(batch)
+    w2_loss(recorded, valid, anchor).backward()
+    restoring = gradients(start.policy)
+    make(start, "anchor-penalty", anchor, strength=0.3).backward(batch)
+    for name, gradient in gradients(start.policy).items():
+        expected = task.get(name, 0) + 0.3 * restoring.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item() + 1e-6)
+
+
+def test_l2_sp_pulls_straight_back(start, batch, vlm):
+    away = moved(start, vlm)
+    make(start, "naive").backward(batch)
+    task = gradients(start.policy)
+    metrics = make(start, "l2-sp", vlm=vlm, strength=2.0).backward(batch)
+    for name, gradient in gradients(start.policy).items():
+        expected = task.get(name, 0) + 2.0 * away.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    assert metrics["penalty"] == pytest.approx(0.5 * sum(d.square().sum().item() for d in away.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["distil-features", "distil-answers"])
+def test_distillation_wants_nothing_at_first_and_then_the_way_back(name, start, batch, vlm):
+    batch = replace(batch, questions=("what colour is the cube",) * 2)
+    assert make(start, name, vlm=vlm).backward(batch)["penalty"] == pytest.approx(0, abs=1e-6)
+    away = moved(start, vlm)
+    make(start, "naive").backward(batch)
+    task = gradients(start.policy)
+    method = make(start, name, vlm=vlm, strength=1.0)
+    assert method.backward(batch)["penalty"] > 1e-4
+    got = gradients(start.policy)
+    added = {key: got[key] - task[key] for key in away if key in task}
+    assert sum((added[key] * away[key]).sum() for key in added) > 0  # downhill is where it came from
+    assert all(torch.equal(got[key], task[key]) for key in task if key.startswith("expert."))
+
+
+def test_answers_that_are_held_are_the_frozen_backbones_own_distribution(start, batch, vlm):
+    """Against one question at a time, through transformers' own forward pass."""
+    moved(start, vlm)
+    before, now = load_vlm(vlm).eval(), start.policy.vlm.eval()
+    questions = ("what colour is the cube", "pick up the red cube")
+    method = make(start, "distil-answers", vlm=vlm)
+    found = method.penalty(replace(batch, questions=questions), batch.valid, []).item()
+    tokenizer, divergences = start.processor.tokenizer, []
+    with torch.no_grad():
+        for row, question in enumerate(questions):
+            prompt = [tokenizer.image_token_id] * 4 * 2 + start.processor.prompt_ids(question)
+            images = batch.images[row]
+
+            def logits(vlm, ids, images=images, prompt=prompt):
+                types = torch.zeros(1, len(ids), dtype=torch.long)
+                types[:, len(prompt) :] = 1
+                features = vlm.get_image_features(images).pooler_output.flatten(0, 1)
+                embeds = vlm.get_input_embeddings()(torch.tensor([ids]).clamp(max=len(tokenizer) - 1))
+                embeds[:, : len(features)] = features
+                return vlm(inputs_embeds=embeds, attention_mask=torch.ones_like(types), token_type_ids=types).logits[0]
+
+            answer: list[int] = []
+            while len(answer) < ANSWER_TOKENS and (not answer or answer[-1] != tokenizer.eos_token_id):
+                answer.append(int(logits(before, prompt + answer)[-1].argmax()))
+            answer = start.processor.answer_ids(start.processor.text(answer))
+            p, q = (logits(each, prompt + answer)[len(prompt) - 1 : -1].log_softmax(-1) for each in (before, now))
+            divergences += (p.exp() * (p - q)).sum(-1).tolist()
+    assert found == pytest.approx(np.mean(divergences), rel=1e-3)
+
+
+def test_co_training_adds_the_answers_cross_entropy(start, batch, questions):
+    replay = Replay([str(questions)], start.processor, start.policy.image_tokens, 5, seed=0)
+    asked = replay.batch(3)
+    assert torch.equal(asked.images, replay.batch(3).images) and not torch.equal(asked.images, replay.batch(4).images)
+    naive = make(start, "naive")
+    naive.backward(batch)
+    task = gradients(start.policy)
+    start.policy.zero_grad()
+    logits = answer_logits(start.policy, asked.images, asked.packed)
+    right = asked.packed.labels != -100
+    (-logits.log_softmax(-1)[right].gather(1, asked.packed.labels[right][:, None]).mean()).backward()
+    answers = gradients(start.policy)
+    method = make(start, "co-train", replay=(str(questions),), strength=0.5)
+    method.backward(replace(batch, asked=asked))
+    for name, gradient in gradients(start.policy).items():
+        expected = task.get(name, 0) + 0.5 * answers.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_lora_trains_adapters_and_saves_what_they_add_up_to(start, batch, vlm):
+    expected = make(start, "naive").backward(batch)
+    before = start.policy.vlm.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    method = make(start, "lora", vlm=vlm, lora_rank=2, lora_alpha=6)
+    assert method.backward(batch) == pytest.approx(expected, rel=1e-5)  # B is zero
+    names = gradients(start.policy)
+    assert all(name.startswith("expert.") or "lora_" in name for name in names)
+    assert sum("lora_A" in name for name in names) == 7 + 2  # of the last layer the expert reads keys and values alone
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in method.backbone:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    adapted = method.backward(batch)["loss"]
+    plain = method.finished()
+    assert plain.vlm.state_dict().keys() == before.keys()
+    got = plain.vlm.state_dict()["model.language_model.layers.1.mlp.up_proj.weight"]
+    layer = start.policy.language_model.layers[1].mlp.up_proj
+    added = 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(got, before["model.language_model.layers.1.mlp.up_proj.weight"] + added)
+    assert make(replace(start, policy=plain), "naive").backward(batch)["loss"] == pytest.approx(adapted, rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stop-gradient", "aegis"])
 def test_compiled_is_the_same(name, start, batch, anchor):
-    method = make_method(name, start.policy, anchor, freeze_vision=False)
+    method = make(start, name, anchor)
     expected = method.backward(batch)
     eager = gradients(start.policy)
     method.compile()

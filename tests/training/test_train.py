@@ -7,6 +7,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
@@ -22,7 +23,7 @@ from aegis_policy.training.anchor import Anchor, anchor_of_sets
 from aegis_policy.training.batches import Batches
 from aegis_policy.training.commands import anchor as anchor_command
 from aegis_policy.training.commands import train as train_command
-from aegis_policy.training.config import TrainConfig, source_name
+from aegis_policy.training.config import MethodName, TrainConfig, source_name
 from aegis_policy.training.train import FINAL_RATE, ForgettingError, rate_factor, resume, train
 from aegis_policy.training.vqa_eval import score
 from tests.training.tiny import write_demonstrations
@@ -129,6 +130,31 @@ def test_resumed_ends_bit_identical(run, tmp_path):
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.parametrize("method", [name for name in get_args(MethodName) if name != "aegis"])
+def test_every_method_learns_is_saved_plain_and_resumes_bit_identical(method, config, questions, tmp_path):
+    (tmp_path / "questions.txt").write_text("what colour is the cube\n")
+    options = {
+        "co-train": {"replay": (str(questions),)},
+        "distil-answers": {"questions": str(tmp_path / "questions.txt")},
+        "lora": {"lora_rank": 2},
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = replace(config, method=method, steps=4, save_every=2, eval_every=0, **options.get(method, {}))
+    train(recipe, whole)
+    shutil.copytree(whole, cut, symlinks=True)
+    shutil.rmtree(cut / "checkpoints/000004")
+    resume(cut)
+    for name in ("pretrained_model/model", "training_state/optimizer"):
+        expected, got = (load_file(run / f"checkpoints/000004/{name}.safetensors") for run in (whole, cut))
+        assert expected.keys() == got.keys()
+        for key in expected:
+            assert torch.equal(expected[key], got[key]), key
+    before, after = load_backbone(config.checkpoint)[0], load(whole).policy  # its architecture is the plain one
+    layer = "language_model.layers.0.self_attn.q_proj.weight"
+    changed = not torch.equal(*(backbone.vlm.model.state_dict()[layer] for backbone in (before, after)))
+    assert changed == (method != "stop-gradient")
+
+
 def test_learns_and_leaves_the_backbone_alone_under_stop_gradient(config, vlm, tmp_path):
     train(
         replace(config, method="stop-gradient", anchor=None, steps=40, eval_every=0, save_every=40, learning_rate=1.0),
@@ -219,12 +245,19 @@ def test_batches_are_a_function_of_seed_and_step(config, vlm):
     processor = load_backbone(vlm)[1]
 
     def batches(seed: int) -> Batches:
-        return Batches(dataset, processor, dataset.norm_stats(), batch_size=5, noise_samples=2, seed=seed)
+        questions = ("what colour is the cube", "red", "green")
+        return Batches(
+            dataset, processor, dataset.norm_stats(), batch_size=5, noise_samples=2, seed=seed, questions=questions
+        )
 
     first, again, other = batches(0), batches(0), batches(1)
     again.batch(0), again.batch(30)  # whatever came before
     for name, tensor in vars(first.batch(7)).items():
-        assert torch.equal(tensor, getattr(again.batch(7), name)), name
+        if isinstance(tensor, torch.Tensor):
+            assert torch.equal(tensor, getattr(again.batch(7), name)), name
+    asked = [first.batch(step).questions for step in range(7, 27)]
+    assert asked == [again.batch(step).questions for step in range(7, 27)] and len(set(asked)) > 1
+    assert {len(questions) for questions in asked} == {2}  # of 5 images
     assert not torch.equal(first.batch(7).noise, other.batch(7).noise)
     assert not torch.equal(first.batch(7).noise, first.batch(8).noise)
     length = len(dataset)
@@ -261,6 +294,15 @@ def test_learning_rate_warms_up_and_falls():
         ({"anchor": "none.safetensors"}, "no such anchor"),
         ({"dataset": ("none.hdf5",)}, "no such demonstration file"),
         ({"checkpoint": "./nowhere"}, "no checkpoint here"),
+        ({"lora_rank": 8}, "--lora-rank is of lora, not of aegis"),
+        ({"strength": 2.0}, "--strength is of anchor-penalty and co-train and .* not of aegis"),
+        ({"method": "l2-sp", "strength": -1.0}, "--strength must be at least 0"),
+        ({"method": "lora", "lora_rank": 0}, "--lora-rank must be at least 1"),
+        ({"method": "co-train"}, "name at least one with --replay"),
+        ({"method": "co-train", "replay": ("a",), "replay_share": 1.0}, "is 4 questions: expected from 1 to 3"),
+        ({"method": "co-train", "replay": ("none.hdf5",)}, "none.hdf5"),
+        ({"method": "distil-answers"}, "with --questions"),
+        ({"method": "distil-answers", "questions": "none.txt"}, "none.txt"),
     ],
 )
 def test_refuses_before_it_writes(config, tmp_path, change, message):

@@ -1,0 +1,23 @@
+"""Co-training: questions among the robot's samples."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from aegis_policy.data.packing import IGNORE
+from aegis_policy.training.device import autocast
+from aegis_policy.training.methods.base import Batch, Penalised
+from aegis_policy.training.vqa_eval import answer_logits
+
+
+class CoTrain(Penalised):
+    """L_more = cross-entropy of true answers: `replay_share` of each batch are questions (RT-2, arXiv 2307.15818)."""
+
+    strength = 1.0
+
+    def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
+        assert batch.asked is not None
+        with autocast(self.device):
+            logits = answer_logits(self.policy, batch.asked.images, batch.asked.packed)
+        return F.cross_entropy(logits.flatten(0, 1), batch.asked.packed.labels.flatten(), ignore_index=IGNORE)

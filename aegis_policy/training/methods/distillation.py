@@ -1,0 +1,82 @@
+"""Holding the backbone to what its frozen copy makes of the robot's own images: no question set is needed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aegis_policy.data.packing import IGNORE, pack
+from aegis_policy.data.vqa import Question
+from aegis_policy.model.backbone import Backbone
+from aegis_policy.model.policy import AegisPolicy
+from aegis_policy.training.anchor import LayerRecorder, transformer_layers
+from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.device import autocast
+from aegis_policy.training.methods.base import Batch, Given, Penalised
+from aegis_policy.training.vqa_eval import answer_logits
+
+ANSWER_TOKENS = 8
+"""Longest answer that is held."""
+
+
+class Distillation(Penalised):
+    """The frozen backbone as it was before, beside the one that trains."""
+
+    needs_before = True
+
+    def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
+        super().__init__(policy, config, given)
+        assert given.before is not None
+        self.teacher = Backbone(given.before).to(self.device).requires_grad_(False).eval()
+
+
+class DistilFeatures(Distillation):
+    """L_more = mean over layers and tokens of ||h - h_before||^2, in units of the layer's mean ||h_before||^2.
+
+    Token by token on the robot's batch; compare "Don't blind your VLA" (arXiv 2510.25616), which holds visual features.
+    """
+
+    records = True
+    strength = 4.0
+
+    def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
+        super().__init__(policy, config, given)
+        self.taught = LayerRecorder(transformer_layers(self.teacher))
+
+    def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
+        with torch.no_grad(), autocast(self.device), self.taught as outputs:
+            self.teacher.encode(batch.images, batch.ids, batch.valid)
+            before = list(outputs)
+            outputs.clear()
+        distances = []
+        for now, then in zip(recorded, before, strict=True):
+            then = then[valid].float()  # (tokens, W)
+            distances.append((now[valid].float() - then).square().sum() / then.square().sum())
+        return torch.stack(distances).mean()
+
+
+class DistilAnswers(Distillation):
+    """L_more = KL(p_before || p) per answer token: questions about the robot's images, answered by the frozen backbone.
+
+    It answers greedily; both then give their distributions over each token of that answer. Learning without forgetting
+    (arXiv 1606.09282), where the old task is questions.
+    """
+
+    strength = 1.0
+
+    def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
+        images, processor = batch.images[: len(batch.questions)], self.given.processor
+        ids, there = (tensor.to(self.device) for tensor in processor.prompt(batch.questions))
+        with autocast(self.device):
+            with torch.no_grad():
+                tokens = list(self.teacher.decode(self.teacher.encode(images, ids, there), ANSWER_TOKENS))
+                answers = map(processor.text, torch.stack(tokens, dim=1).tolist())
+                rows = [[Question(*asked, "")] for asked in zip(batch.questions, answers, strict=True)]
+                packed = pack(rows, processor, images.shape[1] * self.policy.image_tokens).to(self.device)
+                before = answer_logits(self.teacher, images, packed)
+            now = answer_logits(self.policy, images, packed)
+        held = packed.labels != IGNORE
+        return F.kl_div(
+            now[held].log_softmax(dim=-1), before[held].log_softmax(dim=-1), log_target=True, reduction="batchmean"
+        )
