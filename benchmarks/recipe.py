@@ -55,5 +55,5 @@ def _changes(recipe: PretrainConfig | TrainConfig) -> list[object]:
     flags: list[object] = []
     for name, value in changed.items():
         flag = f"--{name.replace('_', '-')}"
-        flags += [flag] if value is True else [flag, value]
+        flags += [flag] if value is True else [flag, *value] if isinstance(value, tuple) else [flag, value]
     return flags

@@ -1,0 +1,212 @@
+"""What each way to fine-tune forgets, and what it learns: `python benchmarks/forgetting.py WORK`.
+
+All start from the VLM that ships with a fresh expert, see the same demonstrations in the same order for the same number
+of steps, and have one setting tuned among three on a training seed and episodes of their own (TUNING), by the sum of
+success and VQA accuracy. Then each is run on FINAL's seeds. One process for each core; what is in WORK and in
+benchmarks/results/forgetting is kept, so a killed run goes on, on another machine too. Writes
+benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Some 10 hours on two slow
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from forgetting_measure import Measured, answers, of_checkpoint, of_training
+from forgetting_methods import Merge, Stage, Way, ways
+from forgetting_report import vqa_accuracy, write
+from provenance import ROOT, provenance
+from recipe import aegis, evaluate, train
+from tqdm import tqdm
+
+from aegis_policy.data.vqa import UNSCORED, VQASet
+from aegis_policy.model import checkpoint
+from aegis_sim.question_sets import record_questions
+from aegis_sim.tasks import QUESTION_TASKS
+
+RUNS = ROOT / "benchmarks" / "results" / "forgetting"
+TASK, DEMONSTRATIONS = "pick", 1_500
+REPLAYED, HELD = 3_000, 400  # scenes
+START = checkpoint.asset("aegis-tiny-vlm")
+ANCHOR = checkpoint.asset("aegis-tiny") / "anchor.safetensors"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How long is trained, on which seeds, and how much is measured then: episodes by split."""
+
+    name: str
+    steps: int
+    seeds: tuple[int, ...]
+    episodes: tuple[tuple[str, int], ...]
+    episode_seed: int
+
+
+TUNING = Phase("tuning", 800, (100,), (("seen", 50),), 100)
+FINAL = Phase("final", 1_600, (0, 1, 2), (("seen", 100), ("unseen-pairs", 50), ("moved-camera", 50)), 0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way, with one value of its setting, from one training seed."""
+
+    way: str
+    value: float
+    phase: Phase
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.way.replace(', ', '-').replace(' ', '-')}-{self.value:g}-{self.seed}"
+
+    @property
+    def file(self) -> Path:
+        return RUNS / self.phase.name / f"{self.name}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, help="folder for data, runs and measurements (some 3 GB)")
+    work: Path = parser.parse_args().work.resolve()
+    prepare(work)
+    compared = ways(work)
+    tuning = [Run(way.name, value, TUNING, seed) for way in compared for value in way.values for seed in TUNING.seeds]
+    tuned = measure(tuning, work)
+    chosen = {way.name: best(way, tuned) for way in compared}
+    final: dict[Run, Measured] = {}
+    for seed in FINAL.seeds:
+        final |= measure([Run(way.name, chosen[way.name], FINAL, seed) for way in compared], work)
+        write(
+            before(work),
+            list(final.values()),
+            {way.name: {"knob": way.knob, "values": way.values, "chosen": chosen[way.name]} for way in compared},
+            {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
+        )
+
+
+def best(way: Way, tuned: dict[Run, Measured]) -> float:
+    """The value that keeps and learns most."""
+
+    def merit(value: float) -> float:
+        found = [tuned[Run(way.name, value, TUNING, seed)] for seed in TUNING.seeds]
+        return sum(each["splits"]["seen"]["success"]["rate"] + vqa_accuracy(each) for each in found)
+
+    return max(way.values, key=merit)
+
+
+def prepare(work: Path) -> None:
+    """Demonstrations to learn from and held out, question sets for those who may learn from them and held out."""
+    work.mkdir(parents=True, exist_ok=True)
+    for name, episodes, seed in ((TASK, DEMONSTRATIONS, 1), ("held", 40, 9)):
+        output = work / f"{name}.hdf5"
+        options = ("--task", TASK, "--episodes", episodes, "--short-fraction", 0.6, "--seed", seed, "--workers", 2)
+        aegis(output, "record", *options, "--output", output)
+    for task, held in zip(QUESTION_TASKS, held_sets(work), strict=True):
+        output = work / f"{task}.hdf5"
+        aegis(output, "record", "--task", task, "--episodes", REPLAYED, "--seed", 3, "--output", output)
+        if not held.exists():
+            record_questions(task, HELD, held, seed=4, split="eval")
+    asked = work / "asked.txt"
+    if not asked.exists():
+        rows = VQASet(work / f"{QUESTION_TASKS[0]}.hdf5").questions
+        texts = sorted({question.text for row in rows for question in row if question.family != UNSCORED})
+        asked.write_text("\n".join(texts) + "\n")
+
+
+def before(work: Path) -> Measured:
+    """What the VLM knows where all begin."""
+    file = RUNS / "before.json"
+    if not file.exists():
+        keep(file, {"vqa": answers(*checkpoint.load_backbone(START), held_sets(work))})
+    return json.loads(file.read_text())["vqa"]
+
+
+def held_sets(work: Path) -> list[Path]:
+    return [work / f"{task}_held.hdf5" for task in QUESTION_TASKS]
+
+
+def keep(file: Path, found: Measured) -> None:
+    """Write what was measured, with its origin; a file that is there is whole."""
+    origin = {key: value for key, value in provenance().items() if key in ("commit", "machine", "date")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({**found, **origin}, indent=1) + "\n")
+    partial.replace(file)
+
+
+def measure(runs: Sequence[Run], work: Path) -> dict[Run, Measured]:
+    """Make what is missing."""
+    missing = [run for run in runs if not run.file.exists()]
+    processes = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = pool.map(make, missing, [work] * len(missing))
+        list(tqdm(jobs, total=len(missing), desc=runs[0].phase.name, unit="run", disable=not missing))
+    return {run: json.loads(run.file.read_text()) for run in runs}
+
+
+def make(run: Run, work: Path) -> None:
+    """Train one and measure it; what it says goes into WORK/logs."""
+    logs = work / "logs"
+    logs.mkdir(exist_ok=True)
+    with (logs / f"{run.phase.name}-{run.name}.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    way = next(way for way in ways(work) if way.name == run.way)
+    made = START
+    folder, rows = work / "models", []
+    for stage in way.stages(run.value, run.phase.steps):
+        folder = folder / f"{stage.name},seed={run.seed}"  # each stage in the folder of the one before
+        made = follow(stage, run, made, folder, work)
+        if not isinstance(stage, Merge):
+            rows.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    found = {
+        "way": run.way,
+        "value": run.value,
+        "seed": run.seed,
+        "splits": {
+            split: evaluate(folder / f"{split}-{run.phase.episode_seed}.json", made, TASK, episodes, *_how(run, split))
+            for split, episodes in run.phase.episodes
+        },
+        **of_checkpoint(made, START, work / "held.hdf5", held_sets(work)),
+        **of_training(rows),
+    }
+    keep(run.file, found)
+
+
+def _how(run: Run, split: str) -> tuple[object, ...]:
+    return ("--split", split, "--seed", run.phase.episode_seed, "--workers", 1)
+
+
+def follow(stage: Stage, run: Run, start: Path, folder: Path, work: Path) -> Path:
+    """One stage, unless it has been made; returns its checkpoint."""
+    with locked(folder):
+        if isinstance(stage, Merge):
+            merged = folder / "merged"
+            options = ("--checkpoint", start, "--pretrained", START, "--weight", stage.weight)
+            aegis(merged, "merge", *options, "--output", merged)
+            return merged
+        recipe = replace(stage.recipe, seed=run.seed, eval_every=run.phase.steps // 16)
+        options = ("--dataset", work / f"{TASK}.hdf5", "--checkpoint", start, "--anchor", ANCHOR)
+        return train(folder, "train", recipe, *options, "--vqa", *held_sets(work))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time makes what two may want."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    main()

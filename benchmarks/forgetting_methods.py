@@ -1,0 +1,120 @@
+"""What benchmarks/forgetting.py compares: each way to fine-tune, and the one setting of it that is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aegis_policy.training.config import MethodName, TrainConfig
+
+BASE = TrainConfig(batch_size=16, vqa_questions=100, log_every=20, keep=1)
+"""What all have in common."""
+PART = 1 / 3
+"""Share of the steps that a first or a last stage has, where there are two."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """`aegis train` by this recipe from what the stage before made."""
+
+    recipe: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Tells it from any other."""
+        changed = {key: value for key, value in vars(self.recipe).items() if value != getattr(BASE, key)}
+        words = [f"{key}={Path(str(value)).name if key in SOURCES else value}" for key, value in changed.items()]
+        return ",".join(words)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """`aegis merge` with the VLM where all began."""
+
+    weight: float
+
+    @property
+    def name(self) -> str:
+        return f"merge={self.weight:g}"
+
+
+SOURCES = ("replay", "questions")
+Stage = Train | Merge
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to fine-tune.
+
+    Attributes:
+        knob: what of it is tuned, in words, and among which values.
+        stages: of a value and a number of steps, the stages that it consists of.
+    """
+
+    name: str
+    knob: str
+    values: tuple[float, float, float]
+    stages: Callable[[float, int], tuple[Stage, ...]]
+
+
+def ways(work: Path) -> tuple[Way, ...]:
+    """All of them; what they read besides demonstrations lies in `work`."""
+    replay = tuple(str(work / f"{name}.hdf5") for name in ("questions", "drawn"))
+    asked = str(work / "asked.txt")
+    return (
+        Way("naive", "backbone rate", RATES, lambda v, n: (train("naive", n, learning_rate=v),)),
+        Way("stop-gradient", "expert rate", (5e-4, 1e-3, 2e-3), lambda v, n: (still(n, expert_learning_rate=v),)),
+        Way("lora", "adapters' rate", (4e-4, 1e-3, 2.5e-3), lambda v, n: (train("lora", n, learning_rate=v),)),
+        Way(
+            "co-train",
+            "share of questions",
+            (0.125, 0.25, 0.5),
+            lambda v, n: (train("co-train", n, replay=replay, replay_share=v),),
+        ),
+        Way("aegis", "backbone rate", RATES, lambda v, n: (train("aegis", n, learning_rate=v),)),
+        Way(
+            "naive, vision frozen",
+            "backbone rate",
+            RATES,
+            lambda v, n: (train("naive", n, learning_rate=v, freeze_vision=True),),
+        ),
+        Way("anchor-penalty", "strength", (0.1, 1.0, 10.0), lambda v, n: (train("anchor-penalty", n, strength=v),)),
+        Way("l2-sp", "strength", (0.01, 0.1, 1.0), lambda v, n: (train("l2-sp", n, strength=v),)),
+        Way("distil-features", "strength", (1.0, 4.0, 16.0), lambda v, n: (train("distil-features", n, strength=v),)),
+        Way(
+            "distil-answers",
+            "strength",
+            (0.3, 1.0, 3.0),
+            lambda v, n: (train("distil-answers", n, strength=v, questions=asked),),
+        ),
+        Way("merge", "weight", (0.3, 0.5, 0.7), lambda v, n: (train("naive", n), Merge(v))),
+        Way(
+            "merge, expert re-fitted",
+            "weight",
+            (0.3, 0.5, 0.7),
+            lambda v, n: (train("naive", n - part(n)), Merge(v), still(part(n))),
+        ),
+        Way(
+            "expert first",
+            "backbone rate",
+            RATES,
+            lambda v, n: (still(part(n)), train("naive", n - part(n), learning_rate=v)),
+        ),
+    )
+
+
+RATES = (1e-4, 2e-4, 4e-4)
+
+
+def train(method: MethodName, steps: int, **changes: object) -> Train:
+    return Train(replace(BASE, method=method, steps=steps, **changes))
+
+
+def still(steps: int, **changes: object) -> Train:
+    """The expert alone learns."""
+    return train("stop-gradient", steps, **changes)
+
+
+def part(steps: int) -> int:
+    return round(PART * steps)

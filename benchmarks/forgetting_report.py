@@ -1,0 +1,205 @@
+"""What docs/forgetting.md shows of the runs of benchmarks/forgetting.py: forgetting.json, tables and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from forgetting_measure import Measured
+from matplotlib.axes import Axes
+from pages import fill, table
+from provenance import ROOT, provenance
+from scipy import stats
+
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
+COST = ROOT / "benchmarks" / "results" / "step_cost.json"
+FRONTIER, CURVES = (ROOT / "docs" / "images" / f"forgetting-{name}.png" for name in ("frontier", "curves"))
+PAPER = ("naive", "stop-gradient", "lora", "aegis")
+"""The ways that the paper's own figure compares."""
+WITHIN = 0.01
+"""Of VQA accuracy, that the default may lose."""
+
+
+def vqa_accuracy(found: Measured) -> float:
+    """Mean over the held-out sets."""
+    return float(np.mean([each["accuracy"] for each in found["vqa"].values()]))
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean over training seeds with its 95% interval by Student's t; none from one seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def write(before: Measured, runs: Sequence[Measured], settings: Mapping[str, Any], setup: Mapping[str, Any]) -> None:
+    """Everything that is shown, from runs of the same seeds for every way; `before` is the VLM's VQA by set."""
+    by_way = {way: [run for run in runs if run["way"] == way] for way in settings}
+    methods = {way: of_way(found, by_way["naive"], before) | settings[way] for way, found in by_way.items()}
+    found = {
+        "methods": methods,
+        "default": default(methods),
+        "seeds": [run["seed"] for run in by_way["naive"]],
+        "before": before,
+        **setup,
+        **provenance(),
+    }
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    parts = (main_table(methods), families_table(methods, before), inside_table(methods))
+    fill(PAGE, "figures", "\n\n".join(parts))
+    draw_frontier(methods)
+    draw_curves({way: by_way[way] for way in PAPER})
+
+
+def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measured) -> dict[str, Any]:
+    """All figures of a way, each over its seeds; differences are between runs of the same seed."""
+
+    def over(figure: Any) -> dict[str, float | None]:
+        return spread([figure(run) for run in found])
+
+    def success(run: Measured) -> float:
+        return run["splits"]["seen"]["success"]["rate"]
+
+    start = vqa_accuracy({"vqa": before})
+    pairs = zip(found, naive, strict=True)
+    measured = {
+        "vqa_before": {"mean": start, "low": start, "high": start},
+        "vqa_after": over(vqa_accuracy),
+        "success": over(success),
+        "right_object": over(lambda run: run["splits"]["seen"]["right_object"]["rate"]),
+        "success_minus_naive": spread([success(run) - success(base) for run, base in pairs]),
+        "flow_loss": over(lambda run: run["flow_loss"]),
+        "drift": [spread(list(layer)) for layer in zip(*(run["drift"] for run in found), strict=True)],
+        "splits": {
+            split: {
+                what: over(lambda run, split=split, what=what: run["splits"][split][what]["rate"])
+                for what in ("success", "right_object")
+            }
+            for split in found[0]["splits"]
+        },
+        "sets": {
+            name: {
+                "accuracy": over(lambda run, name=name: run["vqa"][name]["accuracy"]),
+                "cross_entropy": over(lambda run, name=name: run["vqa"][name]["cross_entropy"]),
+                "families": {
+                    family: over(lambda run, name=name, family=family: run["vqa"][name]["families"][family])
+                    for family in before[name]["families"]
+                },
+            }
+            for name in before
+        },
+    }
+    projection = {
+        key: over(lambda run, key=key: run[key])
+        for key in ("shed_mean", "shed_max", "layers_projected")
+        if key in found[0]
+    }
+    return measured | projection
+
+
+def default(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """The way that moves best of those that keep VQA within a point; else the one with the best sum of both."""
+    keep = [way for way, of in methods.items() if of["vqa_after"]["mean"] >= of["vqa_before"]["mean"] - WITHIN]
+    return max(
+        keep or methods,
+        key=lambda way: methods[way]["success"]["mean"] + (0 if keep else methods[way]["vqa_after"]["mean"]),
+    )
+
+
+def main_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    sets = list(next(iter(methods.values()))["sets"])
+    head = ["way", "setting", "success", "minus naive", "right object", *(f"VQA: {name}" for name in sets)]
+    head += [f"success: {split}" for split in next(iter(methods.values()))["splits"] if split != "seen"]
+    rows = []
+    for way, of in sorted(methods.items(), key=lambda item: -item[1]["success"]["mean"] - item[1]["vqa_after"]["mean"]):
+        cells = [f"`{way}`", f"{of['knob']} {of['chosen']:g}"]
+        cells += [shown(of["success"]), shown(of["success_minus_naive"], signed=True), shown(of["right_object"])]
+        cells += [shown(of["sets"][name]["accuracy"]) for name in sets]
+        cells += [shown(each["success"]) for split, each in of["splits"].items() if split != "seen"]
+        rows.append(cells)
+    return table(head, rows)
+
+
+def families_table(methods: Mapping[str, Mapping[str, Any]], before: Measured) -> str:
+    """Families of the robot's own scenes, and cross-entropies."""
+    robot = next(iter(before))
+    families = list(before[robot]["families"])
+    head = ["way", *families, *(f"cross-entropy: {name}" for name in before)]
+    first = [f"{before[robot]['families'][family]:.2f}" for family in families]
+    rows = [["before", *first, *(f"{each['cross_entropy']:.2f}" for each in before.values())]]
+    for way, of in methods.items():
+        cells = [f"{of['sets'][robot]['families'][family]['mean']:.2f}" for family in families]
+        rows.append([f"`{way}`", *cells, *(f"{of['sets'][name]['cross_entropy']['mean']:.2f}" for name in before)])
+    return f"**By family of question**, `{robot}`, and cross-entropy of the true answers.\n\n" + table(head, rows)
+
+
+def inside_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """What happened inside."""
+    rows = []
+    for way, of in methods.items():
+        drift = ", ".join(f"{layer['mean']:.2g}" for layer in of["drift"])
+        shed = f"{of['shed_mean']['mean']:.2%}, {of['shed_max']['mean']:.1%}" if "shed_mean" in of else "-"
+        layers = f"{of['layers_projected']['mean']:.0%}" if "layers_projected" in of else "-"
+        rows.append([f"`{way}`", f"{of['flow_loss']['mean']:.3f}", drift, shed, layers])
+    head = ["way", "flow loss, held out", "drift by layer", "energy shed: mean, most", "layers projected"]
+    return "**Inside.**\n\n" + table(head, rows)
+
+
+def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    mean = f"{figure['mean']:{sign}.2f}"
+    return mean if figure["low"] is None else f"{mean} [{figure['low']:{sign}.2f}, {figure['high']:{sign}.2f}]"
+
+
+def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """VQA retained against success, one point a way."""
+    figure, axis = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    start = next(iter(methods.values()))["vqa_before"]["mean"]
+    axis.axhline(start, color="#94a3b8", lw=1, ls="--")
+    axis.annotate("before", (0.01, start), xycoords=("axes fraction", "data"), va="bottom", color="#64748b", fontsize=9)
+    best = default(methods)
+    for way, of in methods.items():
+        x, y = of["success"], of["vqa_after"]
+        errors = {} if x["low"] is None else {"xerr": _sides(x), "yerr": _sides(y)}
+        colour = "#15803d" if way == best else "#1d4ed8" if way in PAPER else "#64748b"
+        axis.errorbar(x["mean"], y["mean"], fmt="o", color=colour, ms=6, lw=1, alpha=0.9, **errors)
+        axis.annotate(way, (x["mean"], y["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+    _finish(axis, "closed-loop success, split seen", "VQA accuracy after, mean of the held-out sets")
+    figure.savefig(FRONTIER, dpi=110)
+    plt.close(figure)
+
+
+def draw_curves(by_way: Mapping[str, Sequence[Measured]]) -> None:
+    """The paper's own figure: cross-entropy on 100 fixed samples of each set while training."""
+    sets = list(next(iter(by_way.values()))[0]["vqa"])
+    figure, axes = plt.subplots(1, len(sets), figsize=(10, 3.6), layout="constrained", squeeze=False)
+    for axis, name in zip(axes[0], sets, strict=True):
+        for way, runs in by_way.items():
+            steps = [row["step"] for row in runs[0]["curve"]]
+            values = np.array([[row[f"{name}_held"]["cross_entropy"] for row in run["curve"]] for run in runs])
+            (line,) = axis.plot(steps, values.mean(axis=0), label=way, lw=1.6)
+            axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
+        axis.set_title(name, fontsize=11)
+        _finish(axis, "step", "cross-entropy of 100 answers")
+    axes[0][0].legend(frameon=False, fontsize=9)
+    figure.savefig(CURVES, dpi=110)
+    plt.close(figure)
+
+
+def _finish(axis: Axes, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(color="#e5e7eb")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _sides(figure: Mapping[str, float]) -> list[list[float]]:
+    return [[figure["mean"] - figure["low"]], [figure["high"] - figure["mean"]]]
