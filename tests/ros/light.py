@@ -19,6 +19,7 @@ from threading import Thread
 import httpx
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -35,6 +36,7 @@ from aegis_ros.trajectory import Trajectory, plan
 from aegis_server.commands import run
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.joints import ARM_JOINTS, FINGER_JOINTS
+from tests.ros.servo import Servo
 
 SPEED = 0.2  # m/s of the hand, along the base's y
 LEFT, RIGHT = "go left", "go right"  # y grows to the left
@@ -50,6 +52,8 @@ INFO = PolicyInfo(
 )
 LAG = 4.0  # s
 REMEMBERED = 2000  # commands
+PERIOD = 0.01  # s, of joint states
+ARRAYS, TWISTS = "/forward_position_controller/commands", "/servo_node/delta_twist_cmds"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -66,6 +70,7 @@ class LightRobot(Node):
         skew: s that all stamps, and /clock, are ahead of this machine's clock.
         newest_image, newest_joints: stamps of the last that was sent in time, s of this machine's clock.
         sent: how many messages, by what is sent: "joint states", and the cameras' names.
+        trajectories, arrays, twists: commands that have come, of the first how many; twists are followed as by Servo.
         taken: arrivals of commands, s of this machine's clock, and what was to be done from then on.
 
     Args:
@@ -95,8 +100,13 @@ class LightRobot(Node):
             JointTrajectory, "joint_trajectory_controller/joint_trajectory", self._on_trajectory, RELIABLE
         )
         self.create_subscription(Float64MultiArray, "gripper_controller/commands", lambda _: None, RELIABLE)
+        self.trajectories, self.arrays = 0, list[Float64MultiArray]()
+        self.create_subscription(Float64MultiArray, ARRAYS, self._on_array, RELIABLE)
+        self._servo = Servo(description)
+        self.twists: list[TwistStamped] = self._servo.twists
+        self.create_subscription(TwistStamped, TWISTS, self.twists.append, RELIABLE)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(0.01, self._send_joints, clock=steady)
+        self.create_timer(PERIOD, self._send_joints, clock=steady)
         self.create_timer(1 / 30, self._send_images, clock=steady)
         if clock:
             profile = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -133,14 +143,29 @@ class LightRobot(Node):
     def _on_trajectory(self, message: JointTrajectory) -> None:
         now = time.time()
         position, velocity = (values[0] for values in self.taken[-1][1].sample(np.array([now])))
+        self.trajectories += 1
         message.header.stamp = to_stamp(0)
         del self.taken[:-REMEMBERED]
         self.taken.append((now, plan(message, ARM_JOINTS, now, position, velocity)))
 
+    def _on_array(self, message: Float64MultiArray) -> None:
+        self.arrays.append(message)
+        self._go(np.array(message.data))
+
+    def _go(self, positions: np.ndarray) -> None:
+        """Be at `positions` [7] a control period from now."""
+        now = time.time()
+        here = self.taken[-1][1].sample(np.array([now]))[0][0]
+        del self.taken[:-REMEMBERED]
+        self.taken.append((now, Trajectory(np.array([now, now + PERIOD]), np.stack([here, positions]), None)))
+
     def _send_joints(self) -> None:
+        now = time.time()
+        followed = self._servo.step(now, self.taken[-1][1].sample(np.array([now]))[0][0])
+        if followed is not None:
+            self._go(np.array(followed))
         if not self.joints_on:
             return
-        now = time.time()
         positions, velocities = (values[0] for values in self.taken[-1][1].sample(np.array([now])))
         positions[0] += self.push
         message = JointState(name=[*self.names, *FINGER_JOINTS])

@@ -16,13 +16,11 @@ from aegis_interfaces.action import RunInstruction
 from aegis_interfaces.msg import PolicyStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from tests.ros.halting import CLOCK_FAULTS, FAULTS, IMAGES, JOINTS, STILL, Bench, Fault, tried
+from tests.ros.halting import CLOCK_FAULTS, FAULTS, IMAGES, JOINTS, STILL, Bench, Fault, halts
 from tests.ros.light import LEFT, RIGHT
 
 pytestmark = pytest.mark.sim
 
-IN_TIME = 1000.0  # ms
-TRIALS = 3  # on a busy machine something else may be late first, and the arm halts for that
 REASON = RunInstruction.Result
 
 
@@ -59,11 +57,7 @@ def test_the_arm_halts_and_waits_to_be_told(
     bench_by: Callable[[bool], Bench], simulated_time: bool, fault: Fault
 ) -> None:
     bench = bench_by(simulated_time)
-    trials = []
-    while not trials or not (trials[-1].for_it and trials[-1].rested < IN_TIME):
-        assert len(trials) < TRIALS, (trials, bench.node.log())
-        trials.append(tried(bench, fault))
-        assert trials[-1].at_rest, (trials, bench.node.log())
+    halts(bench, fault)
     commands = len(bench.robot.taken)
     bench.spin(0.3)
     assert len(bench.robot.taken) == commands
