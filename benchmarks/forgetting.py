@@ -51,8 +51,8 @@ class Phase:
     episode_seed: int
 
 
-TUNING = Phase("tuning", 800, (100,), (("seen", 50),), 100)
-FINAL = Phase("final", 1_600, (0, 1, 2), (("seen", 100), ("unseen-pairs", 50), ("moved-camera", 50)), 0)
+TUNING = Phase("tuning", 500, (100,), (("seen", 50),), 100)
+FINAL = Phase("final", 1_200, (0, 1, 2), (("seen", 100), ("unseen-pairs", 50), ("moved-camera", 50)), 0)
 
 
 @dataclass(frozen=True)
