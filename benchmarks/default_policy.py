@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from recipe import aegis, evaluate, train
 
 from aegis_policy.model import checkpoint
 from aegis_policy.training.config import PretrainConfig, TrainConfig
+from aegis_sim.card import HEADING, measured_table
 from aegis_sim.question_sets import record_questions
 from aegis_sim.tasks import QUESTION_TASKS, TABLE_TASKS
 
@@ -185,7 +186,7 @@ def ship_vlm(work: Path, results: Results) -> None:
     shutil.copy(work / "anchor.safetensors", checkpoint.asset("aegis-tiny"))
     answers = {task: results[task] for task in QUESTION_TASKS}  # the VLM's own: the policy's backbone is it, to the bit
     copy(work / "vlm", "aegis-tiny-vlm")
-    checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + measured_table(answers))
+    checkpoint.asset("aegis-tiny-vlm").joinpath("README.md").write_text(VLM_CARD + HEADING + measured_table(answers))
     for task in QUESTION_TASKS:
         held = checkpoint.asset("questions") / f"{'scenes' if task == 'questions' else task}.hdf5"
         record_questions(task, SHIPPED_QUESTIONS, held, seed=2, split="eval")
@@ -198,7 +199,7 @@ def ship_policy(policy: Path, results: Results) -> None:
         Run("shipped", task).write({**results[task], "checkpoint": checkpoint.load(None).info.checkpoint})
     rename(checkpoint.asset("aegis-tiny"), "aegis-tiny")
     with checkpoint.asset("aegis-tiny").joinpath("README.md").open("a") as card:
-        card.write(measured_table(results))
+        card.write(HEADING + measured_table(results))
 
 
 def copy(run: Path, name: str) -> None:
@@ -214,20 +215,6 @@ def rename(folder: Path, name: str) -> None:
     card.write_text(card.read_text().replace(f"# {config['interface']['model']}\n", f"# {name}\n", 1))
     config["interface"]["model"] = name
     (folder / checkpoint.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-
-
-def measured_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: every rate with its interval, and answers by family."""
-    lines = ["", "## What was measured", "", "Unseen seeds, rates with 95% Wilson intervals, by `aegis eval`.", ""]
-    lines += ["| task | what | rate | n |", "|---|---|---|---|"]
-    for task, measured in results.items():
-        rows = {kind: measured[kind] for kind in ("success", "right_object", "vqa") if kind in measured}
-        rows |= {f"vqa: {family}": rate for family, rate in measured.get("vqa_families", {}).items()}
-        for kind, rate in rows.items():
-            lines.append(
-                f"| {task} | {kind} | {rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] | {rate['n']} |"
-            )
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

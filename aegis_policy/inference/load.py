@@ -25,3 +25,18 @@ def load_policy(source: str | Path | None = None) -> Policy:
     from aegis_policy.inference.torch_policy import TorchPolicy
 
     return TorchPolicy.from_pretrained(source)
+
+
+def own_folder(source: str | Path | None) -> Path:
+    """The folder of a checkpoint of one's own: of a training folder, the newest.
+
+    Raises:
+        ValueError: a server, a name on the hub, or the policy that ships.
+        FileNotFoundError: no checkpoint there.
+    """
+    from aegis_policy.model.checkpoint import resolve
+
+    found = None if source is None or str(source).startswith(("http://", "https://")) else Path(resolve(source))
+    if found is None or not found.is_dir():
+        raise ValueError(f"{source or 'the policy that ships'}: not a folder of your own; name one with --checkpoint")
+    return found

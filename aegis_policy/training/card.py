@@ -40,7 +40,7 @@ def model_card(info: PolicyInfo, config: TrainConfig, step: int, metrics: str) -
             "## What it still knows",
             *_vqa_table(rows),
             "",
-            "Closed-loop success is measured with `aegis eval`; training does not know it.",
+            "Closed-loop success is measured with `aegis eval`, which puts it on this card (`--card`).",
             "",
             "## What it expects",
             f"- cameras: {cameras}",

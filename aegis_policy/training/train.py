@@ -39,6 +39,8 @@ from aegis_policy.training.vqa_eval import score
 log = logging.getLogger(__name__)
 
 FINAL_RATE = 0.04
+MEASURED = "measured.json"
+"""Beside a policy: what `aegis eval --card` found, before its training and after."""
 
 
 class ForgettingError(ValueError):
@@ -129,6 +131,7 @@ class Trainer:
             replay=self._replay(),
             questions=read_questions(config.questions) if config.questions else (),
         )
+        self._measured = _measured(source, "after" if resume is None else "before")
         self.done, self._metrics, self._shown = 0, "", dict[str, str]()
         self._accuracy: dict[str, tuple[float, float]] = {}  # of each question set, at step 0 and now
         if resume is not None:
@@ -271,6 +274,8 @@ class Trainer:
         metrics = (self.output / state.METRICS).read_text()
         (model / state.METRICS).write_text(metrics)
         (model / state.CONFIG).write_text(self.config.public().to_json())
+        if self._measured:
+            (model / MEASURED).write_text(json.dumps({"before": self._measured, "after": {}}, indent=1) + "\n")
         (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
         names = self.policy.named_parameters()
         state.save_training_state(folder / state.STATE, self.done, self.optimizer, names, self.method.own_state())
@@ -291,6 +296,12 @@ def _warn_of_unknown_words(processor: Processor, instructions: Sequence[str]) ->
     unread = [text for text in instructions if unknown in processor.prompt_ids(text)]
     if unread:
         log.warning("the tokenizer does not know every word of: %s", "; ".join(unread[:5]))
+
+
+def _measured(source: str | Path | None, when: str) -> dict[str, Any]:
+    """What `aegis eval --card` measured of a checkpoint, "before" its training or "after"; {} if nothing."""
+    file = Path(checkpoints.resolve(source), MEASURED)
+    return json.loads(file.read_text())[when] if file.is_file() else {}
 
 
 def _anchor(source: str | Path | None, file: str | None) -> Anchor | None:

@@ -79,6 +79,7 @@ def evaluate(
     report: Path | None = None,
     videos: int | None = None,
     rerun: Path | None = None,
+    card: bool = False,
 ) -> None:
     """Measure a policy closed loop: how often it succeeds, takes the right object and answers what it is asked.
 
@@ -106,17 +107,20 @@ def evaluate(
         videos: how many episodes to film, from the first; 12 for a report, else none.
         rerun: file (.rrd) for the Rerun viewer with every instant of every episode, about 1 MB each; needs the extra
             "rerun".
+        card: put the rates on the checkpoint's model card, beside those of before its training where there are any.
     """
     import shlex
     import sys
     from contextlib import nullcontext
     from functools import partial
 
-    from aegis_policy.inference.load import load_policy
+    from aegis_policy.inference.load import load_policy, own_folder
+    from aegis_sim.card import add_to_card
     from aegis_sim.evaluate import evaluate as run
     from aegis_sim.report import text_table, write_report
     from aegis_sim.rerun_file import rerun_file
 
+    folder = own_folder(checkpoint) if card else None
     if videos is None:
         videos = 12 if report else 0
     if report and json is None:
@@ -138,6 +142,8 @@ def evaluate(
         )
     command = shlex.join(["aegis", *sys.argv[1:]])
     print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
+    if folder:
+        add_to_card(folder, evaluation)
     if json:
         evaluation.save(json, command)
     if report and json:

@@ -210,6 +210,20 @@ def fall(monkeypatch: pytest.MonkeyPatch, *lost: float) -> None:
     monkeypatch.setattr("aegis_policy.training.train.score", measured)
 
 
+def test_what_was_measured_of_the_start_is_what_was_before(run, config, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(run / "checkpoints/last/pretrained_model", start)
+    found = {"pick, seen": {"success": {"rate": 0.5, "n": 2, "low": 0.1, "high": 0.9}}}
+    (start / "measured.json").write_text(json.dumps({"before": {}, "after": found}))
+    output = tmp_path / "policy"
+    train(replace(config, checkpoint=str(start), steps=4, save_every=2), output)
+    shutil.rmtree(output / "checkpoints/000004")
+    resume(output)
+    for step in ("000002", "000004"):
+        kept = json.loads((output / f"checkpoints/{step}/pretrained_model/measured.json").read_text())
+        assert kept == {"before": found, "after": {}}
+
+
 def test_it_stops_when_too_much_is_forgotten_and_keeps_what_had_not(config, tmp_path, monkeypatch):
     fall(monkeypatch, 0.0, 0.019, 0.021)
     limited = replace(config, max_vqa_drop=2.0, eval_every=4, save_every=1)
