@@ -36,7 +36,7 @@ demo: setup
 	$(BIN)/python -m aegis_sim.demo
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 demo-ros: SHELL := /bin/bash
 demo-ros: $(ROS_READY)
