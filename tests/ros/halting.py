@@ -62,7 +62,11 @@ class Bench:
             for parameter in (f"policy:={self.server.url}", clock, *PARAMETERS, *parameters)
             for word in ("-p", parameter)
         ]
-        self.start_node()
+        try:
+            self.start_node()
+        except BaseException:
+            self.close()  # or it would be in the way of the next
+            raise
 
     def start_node(self) -> None:
         self.node = PolicyProcess(*self._arguments)

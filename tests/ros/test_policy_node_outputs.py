@@ -21,26 +21,18 @@ from tests.ros.servo import numbers
 
 pytestmark = pytest.mark.sim
 
-TRIED = ("camera_frozen", "joints_stopped", "canceled", "emergency_stop", "node_hangs", "node_killed")
+TRIED = ("camera_frozen", "canceled", "emergency_stop", "node_killed")
 
 
-def bench_with(output: str, topic: str) -> Iterator[Bench]:
-    with closing(Bench(False, f"arm.output:={output}", f"arm.command_topic:={topic}")) as bench:
-        yield bench
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    output, topic = request.param
+    with closing(Bench(False, f"arm.output:={output}", f"arm.command_topic:={topic}")) as made:
+        yield made
 
 
-@pytest.fixture(scope="module")
-def by_positions() -> Iterator[Bench]:
-    yield from bench_with("array", ARRAYS)
-
-
-@pytest.fixture(scope="module")
-def by_twists() -> Iterator[Bench]:
-    yield from bench_with("twist", TWISTS)
-
-
-def test_by_positions_whatever_comes_last_is_held(by_positions: Bench) -> None:
-    bench = by_positions
+@pytest.mark.parametrize("bench", [("array", ARRAYS)], indirect=True)
+def test_by_positions_whatever_comes_last_is_held(bench: Bench) -> None:
     for fault in FAULTS:
         if fault.name in TRIED:
             halts(bench, fault)
@@ -49,8 +41,8 @@ def test_by_positions_whatever_comes_last_is_held(by_positions: Bench) -> None:
     assert not bench.robot.trajectories and not bench.robot.twists
 
 
-def test_by_twists_it_comes_to_rest_with_none(by_twists: Bench) -> None:
-    bench = by_twists
+@pytest.mark.parametrize("bench", [("twist", TWISTS)], indirect=True)
+def test_by_twists_it_comes_to_rest_with_none(bench: Bench) -> None:
     for fault in FAULTS:
         if fault.name in TRIED:
             halts(bench, fault)
