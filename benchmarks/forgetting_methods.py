@@ -39,7 +39,7 @@ class Merge:
         return f"merge={self.weight:g}"
 
 
-SOURCES = ("replay", "questions")
+SOURCES = ("replay", "prompts")
 Stage = Train | Merge
 
 
@@ -86,7 +86,7 @@ def ways(work: Path) -> tuple[Way, ...]:
             "distil-answers",
             "strength",
             (0.3, 1.0, 3.0),
-            lambda v, n: (train("distil-answers", n, strength=v, questions=asked),),
+            lambda v, n: (train("distil-answers", n, strength=v, prompts=asked),),
         ),
         Way("merge", "weight", (0.3, 0.5, 0.7), lambda v, n: (train("naive", n), Merge(v))),
         Way(

@@ -123,7 +123,7 @@ class Replay:
         return Asked(pixels, pack(rows, self.processor, self.image_tokens))
 
 
-def read_questions(path: str) -> tuple[str, ...]:
+def read_prompts(path: str) -> tuple[str, ...]:
     """The questions in a text file, one a line; ValueError if there is none."""
     lines = [line.strip() for line in Path(path).read_text().splitlines()]
     if not any(lines):

@@ -118,7 +118,7 @@ def train(
         checkpoint=_absolute_if_here(config.checkpoint),
         anchor=_absolute_if_here(config.anchor),
         replay=_absolute(config.replay),
-        questions=_absolute_if_here(config.questions),
+        prompts=_absolute_if_here(config.prompts),
     )
     print(run(config, output))
 

@@ -27,11 +27,11 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
     "lora_alpha": ("lora",),
     "replay": ("co-train",),
     "replay_share": ("co-train",),
-    "questions": ("distil-answers",),
+    "prompts": ("distil-answers",),
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "questions"})
+_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "prompts"})
 """Settings that name files or checkpoints."""
 
 
@@ -73,7 +73,7 @@ class TrainConfig(Recipe):
         lora_alpha: Their scale is this divided by the rank.
         replay: Question sets (HDF5) that co-train learns from beside the demonstrations.
         replay_share: Share of a step's samples that are such questions.
-        questions: Text file with a question a line, which distil-answers asks about the robot's images.
+        prompts: Text file with a question a line, which distil-answers asks about the robot's images.
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
         steps: Optimizer steps.
         checkpoint: Where to start: a policy, or a VLM in PaliGemma's layout, which gets a fresh expert; folder or hub
@@ -109,7 +109,7 @@ class TrainConfig(Recipe):
     lora_alpha: int = 32
     replay: tuple[str, ...] = ()
     replay_share: float = 0.25
-    questions: str | None = None
+    prompts: str | None = None
     freeze_vision: bool = False
     steps: int = 2000
     checkpoint: str | None = None
@@ -175,8 +175,8 @@ class TrainConfig(Recipe):
                     f"--replay-share {self.replay_share} of a batch of {self.batch_size} is {self.replayed} questions: "
                     f"expected from 1 to {self.batch_size - 1}"
                 )
-        if self.method == "distil-answers" and self.questions is None:
-            raise ValueError("distil-answers needs what to ask: a text file, a question a line, with --questions")
+        if self.method == "distil-answers" and self.prompts is None:
+            raise ValueError("distil-answers needs what to ask: a text file, a question a line, with --prompts")
 
     @property
     def replayed(self) -> int:

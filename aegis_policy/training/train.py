@@ -29,7 +29,7 @@ from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
 from aegis_policy.training import state
 from aegis_policy.training.anchor import Anchor
-from aegis_policy.training.batches import Batches, Replay, read_questions
+from aegis_policy.training.batches import Batches, Replay, read_prompts
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
@@ -129,7 +129,7 @@ class Trainer:
             augment=config.augment,
             device=self.device,
             replay=self._replay(),
-            questions=read_questions(config.questions) if config.questions else (),
+            questions=read_prompts(config.prompts) if config.prompts else (),
         )
         self._measured = _measured(source, "after" if resume is None else "before")
         self.done, self._metrics, self._shown = 0, "", dict[str, str]()

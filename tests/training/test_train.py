@@ -135,7 +135,7 @@ def test_every_method_learns_is_saved_plain_and_resumes_bit_identical(method, co
     (tmp_path / "questions.txt").write_text("what colour is the cube\n")
     options = {
         "co-train": {"replay": (str(questions),)},
-        "distil-answers": {"questions": str(tmp_path / "questions.txt")},
+        "distil-answers": {"prompts": str(tmp_path / "questions.txt")},
         "lora": {"lora_rank": 2},
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -315,8 +315,8 @@ def test_learning_rate_warms_up_and_falls():
         ({"method": "co-train"}, "name at least one with --replay"),
         ({"method": "co-train", "replay": ("a",), "replay_share": 1.0}, "is 4 questions: expected from 1 to 3"),
         ({"method": "co-train", "replay": ("none.hdf5",)}, "none.hdf5"),
-        ({"method": "distil-answers"}, "with --questions"),
-        ({"method": "distil-answers", "questions": "none.txt"}, "none.txt"),
+        ({"method": "distil-answers"}, "with --prompts"),
+        ({"method": "distil-answers", "prompts": "none.txt"}, "none.txt"),
     ],
 )
 def test_refuses_before_it_writes(config, tmp_path, change, message):
