@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from aegis_policy.training.batches import Batches, Replay, read_prompts
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
-from aegis_policy.training.methods import Given, make_method, method_class
+from aegis_policy.training.methods import Batch, Given, make_method, method_class
+from aegis_policy.training.prefetch import prefetched
 from aegis_policy.training.vqa_eval import score
 
 log = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Trainer:
             batch_size=config.batch_size - config.replayed,
             noise_samples=config.noise_samples,
             seed=config.seed,
+            weights=config.dataset_weights,
             augment=config.augment,
             device=self.device,
             replay=self._replay(),
@@ -152,8 +155,13 @@ class Trainer:
             instructions=tuple(dataset.instructions),
             checkpoint="",
         )
-        fresh = dataset.norm_stats()
+        fresh = dataset.norm_stats(self.config.normalization or "mean-std")
         start = checkpoints.start_policy(source, info, fresh)
+        if self.config.normalization not in (None, kept := start.norm_stats.actions.normalization):
+            raise ValueError(
+                f"--normalization {self.config.normalization}: the start is a policy, which keeps its own, {kept}; "
+                f"leave the option out, or start from a VLM"
+            )
         if self.config.temperature is not None:
             start.policy.expert.config = replace(start.policy.expert.config, temperature=self.config.temperature)
         for kind, features in (("state", info.state), ("actions", info.actions)):
@@ -187,9 +195,13 @@ class Trainer:
         self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.done + 1)
         if self.done == 0:
             self._evaluate(0)
-        with tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar:
-            for step in range(self.done, config.steps):
-                row = self.step(step)
+        steps = range(self.done, config.steps)
+        with (
+            tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar,
+            closing(prefetched(self.batches.batch, steps)) as batches,
+        ):
+            for step in steps:
+                row = self.step(step, batches)
                 self.done = step + 1
                 last = self.done == config.steps
                 if self.done % config.log_every == 0 or last:
@@ -206,10 +218,10 @@ class Trainer:
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
         self._writer.close()
 
-    def step(self, step: int) -> dict[str, float]:
-        """One update; returns its metrics."""
+    def step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+        """One update, by the next of `batches`; returns its metrics. `data_seconds` is how long it waited for that."""
         began = time.perf_counter()
-        batch = self.batches.batch(step)
+        batch = next(batches)
         loaded = time.perf_counter()
         metrics = self.method.backward(batch)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip).item()
