@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import av
 import numpy as np
@@ -64,58 +64,67 @@ class VideoWriter:
         self._container.close()
 
 
-def video_info(path: Path) -> VideoInfo:
-    """Number of frames and their size, without decoding.
+class VideoReader:
+    """Frames out of a video that stays open: opening it takes longer than reaching one of its frames. Not thread-safe.
 
     Raises:
         ValueError: there is no such file, or it is no whole video.
     """
-    with _opened(path) as (_, stream):
-        return VideoInfo(stream.frames, stream.height, stream.width)
 
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such video")
+        self.path = path
+        with self._named_errors():
+            self._container = av.open(str(path))
+        if not self._container.streams.video:
+            raise ValueError(f"{path}: no video inside")
+        self._stream = self._container.streams.video[0]
 
-def read_frames(path: Path, start: float, rate: float, steps: slice) -> np.ndarray:
-    """Some of the frames that are shown from second `start` on, one every 1 / `rate` seconds.
+    @property
+    def info(self) -> VideoInfo:
+        """Number of frames and their size, without decoding."""
+        return VideoInfo(self._stream.frames, self._stream.height, self._stream.width)
 
-    Returns:
-        uint8 [n, H, W, 3], where `steps` says which n.
+    def frames(self, start: float, rate: float, steps: slice) -> np.ndarray:
+        """Some of the frames that are shown from second `start` on, one every 1 / `rate` seconds.
 
-    Raises:
-        ValueError: the video cannot be read, or one of the frames is not in it; says which.
-    """
-    wanted, missing = range(steps.start, steps.stop), set(range(steps.start, steps.stop))
-    with _opened(path) as (container, stream):
-        images = np.empty((len(wanted), stream.height, stream.width, 3), np.uint8)
-        base = stream.time_base or Fraction(1, 1000)
-        origin = stream.start_time or 0
+        Returns:
+            uint8 [n, H, W, 3], where `steps` says which n.
+
+        Raises:
+            ValueError: the video cannot be read, or one of the frames is not in it; says which.
+        """
+        wanted, missing = range(steps.start, steps.stop), set(range(steps.start, steps.stop))
+        images = np.empty((len(wanted), self._stream.height, self._stream.width, 3), np.uint8)
+        base = self._stream.time_base or Fraction(1, 1000)
+        origin = self._stream.start_time or 0
         first = start + wanted.start / rate
-        container.seek(max(0, origin + int((first - 0.5 / rate) / base)), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                continue
-            step = round((float((frame.pts - origin) * base) - start) * rate)
-            if step in missing:
-                images[step - wanted.start] = frame.to_ndarray(format="rgb24")
-                missing.remove(step)
-            if step >= wanted.stop - 1:
-                break
-    if missing:
-        raise ValueError(f"{path}: no frame {min(missing)} (at {start + min(missing) / rate:.3f} s)")
-    return images
+        with self._named_errors():
+            self._container.seek(max(0, origin + int((first - 0.5 / rate) / base)), stream=self._stream, backward=True)
+            for frame in self._container.decode(self._stream):
+                if frame.pts is None:
+                    continue
+                step = round((float((frame.pts - origin) * base) - start) * rate)
+                if step in missing:
+                    images[step - wanted.start] = frame.to_ndarray(format="rgb24")
+                    missing.remove(step)
+                if step >= wanted.stop - 1:
+                    break
+        if missing:
+            raise ValueError(f"{self.path}: no frame {min(missing)} (at {start + min(missing) / rate:.3f} s)")
+        return images
 
+    def close(self) -> None:
+        self._container.close()
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its first video stream; what goes wrong with them is a ValueError that names the file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such video")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: no video inside")
-            yield container, container.streams.video[0]
-    except (av.error.FFmpegError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole video: {error}") from error
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """What goes wrong is a ValueError that names the file."""
+        try:
+            yield
+        except (av.error.FFmpegError, EOFError) as error:
+            raise ValueError(f"{self.path}: not a whole video: {error}") from error
 
 
 def _fraction(rate: float) -> Fraction:

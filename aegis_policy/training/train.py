@@ -25,6 +25,7 @@ from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint as checkpoints
 from aegis_policy.model.checkpoint import Checkpoint
+from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.model.processor import Processor
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
@@ -107,7 +108,7 @@ class Trainer:
         self.start = self._start(source, dataset, output.resolve().name)
         dataset.horizon = self.start.info.horizon
         _warn_of_unknown_words(self.start.processor, dataset.instructions)
-        self.anchor = _anchor(source, config.anchor if resume is None else None)
+        self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
         self.method = make_method(config, self.policy, Given(self.start.processor, self.anchor, self._before()))
@@ -316,9 +317,22 @@ def _measured(source: str | Path | None, when: str) -> dict[str, Any]:
     return json.loads(file.read_text())[when] if file.is_file() else {}
 
 
-def _anchor(source: str | Path | None, file: str | None) -> Anchor | None:
-    """The anchor in `file`, or the one that lies in the start's folder, if any."""
-    own = Path(checkpoints.resolve(source), anchors.FILE)
-    if file is None and not own.is_file():
-        return None
-    return Anchor.load(file or own)
+def _anchor(source: str | Path | None, file: str | None, policy: AegisPolicy) -> Anchor | None:
+    """The anchor in `file`, or the one that lies in the folder of the start, `policy`, if any.
+
+    Raises:
+        ValueError: what is in `file` is known to be neither of the start's backbone nor of what that was tuned from.
+    """
+    folder = checkpoints.resolve(source)
+    place = Path(folder, anchors.FILE)
+    own = Anchor.load(place) if place.is_file() else None
+    if file is None:
+        return own
+    anchor = Anchor.load(file)
+    right = {anchors.fingerprint(policy), *([own.backbone] if own else [])}
+    tuned_from_unknown = own is None and checkpoints.is_policy(folder)
+    if anchor.backbone not in right and None not in {anchor.backbone, *right} and not tuned_from_unknown:
+        raise ValueError(
+            f"{file}: the anchor is of another backbone than {folder}'s; make its own with 'aegis anchor --checkpoint'"
+        )
+    return anchor

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from aegis_policy.data.convert import convert
+from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.model.processor import Processor, word_tokenizer
-from aegis_policy.training.anchor import Anchor
+from aegis_policy.training.anchor import Anchor, anchor_of_sets
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.train import resume, train
 from tests.training.tiny import SIZE, write_demonstrations
@@ -162,6 +163,25 @@ def test_an_anchor_of_another_backbone(recipe, demonstrations, tmp_path):
     )
     message = r"the anchor is of another backbone: \[3, 64\].*\[2, 32\]"
     refused(tmp_path, message, lambda: train(anchored, tmp_path / "run"))
+
+
+def anchor_file(start: Path, questions: Path, path: Path) -> Path:
+    anchor_of_sets(*load_backbone(start), [questions], 12).save(path)
+    return path
+
+
+def test_an_anchor_of_another_backbone_of_the_same_sizes(recipe, vlm, demonstrations, questions, policy, tmp_path):
+    """The one that was trained on is another backbone too, unless a policy comes with an anchor that says it was that."""
+    vlms, tuned = (anchor_file(start, questions, tmp_path / start.name) for start in (vlm, policy))
+    anchored = replace(recipe, method="aegis", dataset=(str(demonstrations),), steps=1, anchor=str(tuned))
+    message = "the anchor is of another backbone than"
+    refused(tmp_path, message, lambda: train(anchored, tmp_path / "run"))
+    first = train(replace(anchored, anchor=str(vlms)), tmp_path / "first")
+    goes_on = replace(anchored, checkpoint=str(first))
+    refused(tmp_path, message, lambda: train(goes_on, tmp_path / "run"))
+    train(replace(goes_on, anchor=str(vlms)), tmp_path / "of what it was")
+    train(replace(goes_on, anchor=str(anchor_file(first, questions, tmp_path / "now"))), tmp_path / "of what it is")
+    train(replace(anchored, checkpoint=str(policy), anchor=str(vlms)), tmp_path / "tuned without an anchor")
 
 
 def test_a_normalization_that_the_policy_does_not_have(recipe, policy, demonstrations, tmp_path):
