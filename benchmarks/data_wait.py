@@ -2,9 +2,9 @@
 
 Records demonstrations, converts them to LeRobot v3, and has the real training loop, from the shipped policy and with
 the default batch size, take STEPS steps from each: images held in memory, or read as they are needed, as happens to a
-data set larger than half of the memory. The first step, before which nothing could be made ahead, counts apart. With
-`--keep FOLDER` the demonstrations stay. Some minutes on two idle cores. Writes benchmarks/results/data_wait.json and the
-table in docs/data.md.
+data set larger than half of the memory. The first step, before which nothing could be made ahead, counts apart.
+`--keep FOLDER` keeps the demonstrations. Some minutes on two idle cores. Writes benchmarks/results/data_wait.json and
+the table in docs/data.md.
 """
 
 from __future__ import annotations

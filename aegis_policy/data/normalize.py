@@ -33,7 +33,7 @@ _NUMBERS = ("mean", "std", "q01", "q99")
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, standard deviation, 1% and 99% quantile of each of D dimensions, float64 [D], and which of them normalise."""
+    """Mean, standard deviation, 1% and 99% quantile of each of D dimensions, float64 [D], and which normalise."""
 
     mean: np.ndarray
     std: np.ndarray

@@ -97,7 +97,7 @@ def test_a_truncated_file(recipe, tmp_path, share):
     refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(path),)), tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("kind", "message"), [("*.mp4", "not a whole video"), ("file*.parquet", "not a whole parquet")])
+@pytest.mark.parametrize(("kind", "message"), [("*.mp4", "not a whole video"), ("*.parquet", "not a whole parquet")])
 def test_a_truncated_lerobot_folder(recipe, demonstrations, tmp_path, kind, message):
     convert(demonstrations, tmp_path / "set")
     for path in (tmp_path / "set").rglob(kind):
@@ -171,7 +171,7 @@ def anchor_file(start: Path, questions: Path, path: Path) -> Path:
 
 
 def test_an_anchor_of_another_backbone_of_the_same_sizes(recipe, vlm, demonstrations, questions, policy, tmp_path):
-    """The one that was trained on is another backbone too, unless a policy comes with an anchor that says it was that."""
+    """What it was fine-tuned from is none, but only a policy that has its anchor can tell which that was."""
     vlms, tuned = (anchor_file(start, questions, tmp_path / start.name) for start in (vlm, policy))
     anchored = replace(recipe, method="aegis", dataset=(str(demonstrations),), steps=1, anchor=str(tuned))
     message = "the anchor is of another backbone than"

@@ -1,4 +1,4 @@
-"""What a user chooses about the data, all the way: through training, a resumption, a policy that acts, and one more run."""
+"""What a user chooses about the data, all the way: through training, a resumption, a policy that acts, another run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_image_found_damaged_on_the_way_ends_training_with_its_message(recipe
         images = file["data/demo_0/obs/front_image"]
         values = images[:]
         del file["data/demo_0/obs/front_image"]
-        stored = file["data/demo_0/obs"].create_dataset("front_image", data=values, fletcher32=True, chunks=values.shape)
+        stored = file["data/demo_0/obs"].create_dataset("front_image", data=values, fletcher32=True, chunks=True)
         file.flush()
         place = stored.id.get_chunk_info(0).byte_offset
     content = bytearray(path.read_bytes())
