@@ -42,9 +42,7 @@ class Moments:
     normalization: Normalization = "mean-std"
 
     @classmethod
-    def of(
-        cls, values: np.ndarray, features: Sequence[Feature], normalization: Normalization = "mean-std"
-    ) -> Moments:
+    def of(cls, values: np.ndarray, features: Sequence[Feature], normalization: Normalization = "mean-std") -> Moments:
         """Statistics of `values` [N, D]; what would be divided by less than SMALLEST_STD is named in a warning.
 
         A deviation below SMALLEST_STD is raised to it.

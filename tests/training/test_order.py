@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def test_shares_hold_in_every_pass_and_all_rows_of_a_data_set_come_equally_often
         seen = np.histogram(rows, starts)[0]
         assert (np.abs(seen - total * np.array(weights) / sum(weights)) < 1).all()
         counts += np.bincount(rows, minlength=total)
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             assert np.ptp(counts[start:end]) <= 1
 
 
