@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -111,7 +112,8 @@ def test_frames_at_another_rate_than_the_folder_says(recipe, demonstrations, tmp
     table = pq.read_table(path, partitioning=None)
     place = table.column_names.index("timestamp")
     slower = [2 * time for time in table["timestamp"].to_pylist()]
-    pq.write_table(table.set_column(place, table.schema.field(place), [slower]), path)
+    column = pa.array(slower, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), column), path)
     message = r"episode 0: 'timestamp', row 1: 0\.2, expected 0\.1"
     refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(tmp_path / "set"),)), tmp_path / "run"))
 
