@@ -33,7 +33,7 @@ from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.state import METRICS
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "data_wait.json", ROOT / "docs" / "data.md"
-EPISODES, STEPS = 36, 40
+EPISODES, STEPS = 24, 30
 METHODS: tuple[MethodName, ...] = ("aegis", "stop-gradient")  # the slowest step and the quickest
 MEMORY = {"in memory": IN_MEMORY, "read as needed": 0}
 
