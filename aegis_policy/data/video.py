@@ -20,6 +20,8 @@ import numpy as np
 CODEC: Final = "libx264"
 PIXELS = "yuv444p"
 OPTIONS = {"qp": "0", "g": "2", "preset": "veryfast"}  # a key frame every other frame: quick to reach any of them
+REORDERED = 16
+"""Frames by which H.264 and H.265 may store one before its turn: a seek, which goes by their order, may miss it."""
 
 
 class VideoInfo(NamedTuple):
@@ -80,6 +82,7 @@ class VideoReader:
         if not self._container.streams.video:
             raise ValueError(f"{path}: no video inside")
         self._stream = self._container.streams.video[0]
+        self._colours = av.video.reformatter.VideoReformatter()  # one for all frames: setting it up takes longest
 
     @property
     def info(self) -> VideoInfo:
@@ -95,25 +98,31 @@ class VideoReader:
         Raises:
             ValueError: the video cannot be read, or one of the frames is not in it; says which.
         """
-        wanted, missing = range(steps.start, steps.stop), set(range(steps.start, steps.stop))
-        images = np.empty((len(wanted), self._stream.height, self._stream.width, 3), np.uint8)
-        base = self._stream.time_base or Fraction(1, 1000)
-        origin = self._stream.start_time or 0
-        first = start + wanted.start / rate
-        with self._named_errors():
-            self._container.seek(max(0, origin + int((first - 0.5 / rate) / base)), stream=self._stream, backward=True)
-            for frame in self._container.decode(self._stream):
-                if frame.pts is None:
-                    continue
-                step = round((float((frame.pts - origin) * base) - start) * rate)
+        missing = set(range(steps.start, steps.stop))
+        images = np.empty((len(missing), self._stream.height, self._stream.width, 3), np.uint8)
+        for earlier in (
+            0,
+            REORDERED,
+        ):  # straight there is quickest; a seek may end behind it
+            for time, frame in self._shown(start + (steps.start - earlier) / rate):
+                step = round((time - start) * rate)
                 if step in missing:
-                    images[step - wanted.start] = frame.to_ndarray(format="rgb24")
+                    images[step - steps.start] = self._colours.reformat(frame, format="rgb24").to_ndarray()
                     missing.remove(step)
-                if step >= wanted.stop - 1:
+                if step >= steps.stop - 1:
                     break
-        if missing:
-            raise ValueError(f"{self.path}: no frame {min(missing)} (at {start + min(missing) / rate:.3f} s)")
-        return images
+            if not missing:
+                return images
+        raise ValueError(f"{self.path}: no frame {min(missing)} (at {start + min(missing) / rate:.3f} s)")
+
+    def _shown(self, begin: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Each frame and when it is shown, s, from a key frame at or before `begin` on."""
+        base, origin = self._stream.time_base or Fraction(1, 1000), self._stream.start_time or 0
+        with self._named_errors():
+            self._container.seek(max(0, origin + round(begin / base)), stream=self._stream, backward=True)
+            for frame in self._container.decode(self._stream):
+                if frame.pts is not None:
+                    yield float((frame.pts - origin) * base), frame
 
     def close(self) -> None:
         self._container.close()
