@@ -100,10 +100,7 @@ class VideoReader:
         """
         missing = set(range(steps.start, steps.stop))
         images = np.empty((len(missing), self._stream.height, self._stream.width, 3), np.uint8)
-        for earlier in (
-            0,
-            REORDERED,
-        ):  # straight there is quickest; a seek may end behind it
+        for earlier in (0, REORDERED):  # straight there is quickest, but may end behind it
             for time, frame in self._shown(start + (steps.start - earlier) / rate):
                 step = round((time - start) * rate)
                 if step in missing:
