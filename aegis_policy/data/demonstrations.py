@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from aegis_policy.data.displacements import is_displacement, warn_of_doubtful
-from aegis_policy.data.normalize import Moments, NormStats
+from aegis_policy.data.normalize import Moments, Normalization, NormStats
 from aegis_policy.data.source import open_source
 from aegis_policy.policy import Camera
 
@@ -118,11 +118,17 @@ class Demonstrations(Dataset[Sample]):
         actions[(steps > last)[..., None] & self._displacement] = 0
         return Samples(images, self.state[rows], actions, self._instruction[rows])
 
-    def norm_stats(self) -> NormStats:
+    def norm_stats(self, normalization: Normalization = "mean-std") -> NormStats:
+        """Of all rows, each counted once."""
         return NormStats(
-            Moments.of(self.state, self.state_features),
-            Moments.of(self.actions, self.action_features),
+            Moments.of(self.state, self.state_features, normalization),
+            Moments.of(self.actions, self.action_features, normalization),
         )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each of `paths`, which follow one another."""
+        return [sum(len(episode.actions) for episode in source.episodes) for source in self._sources]
 
     @property
     def episodes(self) -> int:

@@ -31,13 +31,15 @@ try:
         read_meta,
         read_table,
     )
-    from aegis_policy.data.video import VideoInfo, read_frames, video_info
+    from aegis_policy.data.video import VideoInfo, VideoReader
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"LeRobot data sets need the package '{error.name}': pip install \"aegis-policy[lerobot]\"", name=error.name
     ) from error
 
 FRAME, TIME, TASK, EPISODE = "frame_index", "timestamp", "task_index", "episode_index"
+VIDEOS_OPEN = 16
+"""So many at most, those that were read last: each holds a decoder's memory."""
 
 
 class LeRobotSource:
@@ -50,6 +52,7 @@ class LeRobotSource:
     def __init__(self, path: Path, cameras: Sequence[str] | None = None):
         self.path = path
         self._meta = read_meta(path)
+        self._videos: dict[Path, VideoReader] = {}
         self.kind = f"LeRobot {self._meta.version}"
         features, where = self._meta.features, path / "meta" / "info.json"
         for key in (STATE, ACTION):
@@ -70,7 +73,7 @@ class LeRobotSource:
         try:
             if key in entry.videos:
                 video = entry.videos[key]
-                images = read_frames(video.path, video.start, self._meta.rate, steps)
+                images = self._video(video.path).frames(video.start, self._meta.rate, steps)
             else:
                 images = _decoded(entry, key, steps)
         except ValueError as error:
@@ -80,6 +83,13 @@ class LeRobotSource:
                 f"{self.path}: {where} is {list(images.shape[1:3])}, expected {list(self.layout.cameras[camera])}"
             )
         return images
+
+    def _video(self, path: Path) -> VideoReader:
+        video = self._videos.pop(path, None) or VideoReader(path)
+        self._videos[path] = video  # the last one read lies last
+        if len(self._videos) > VIDEOS_OPEN:
+            self._videos.pop(next(iter(self._videos))).close()
+        return video
 
     def _size(self, camera: str) -> tuple[int, int]:
         """Height and width in the first episode."""
@@ -92,7 +102,7 @@ class LeRobotSource:
 
     def _header(self, entry: Entry, camera: str) -> VideoInfo:
         try:
-            return video_info(entry.videos[self._keys[camera]].path)
+            return self._video(entry.videos[self._keys[camera]].path).info
         except ValueError as error:
             raise ValueError(f"{self.path}: episode {entry.index}: camera '{camera}': {error}") from error
 

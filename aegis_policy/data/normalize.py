@@ -1,8 +1,11 @@
 """Normalisation of states and actions, kept in openpi's norm_stats.json.
 
-{"norm_stats": {"state": {"mean", "std", "q01", "q99"}, "actions": {...}}}
+{"norm_stats": {"state": {"mean", "std", "q01", "q99", "normalization"}, "actions": {...}}}
 
-with one number per dimension.
+with one number per dimension. `normalization` is ours: openpi keeps it in its training configuration.
+
+mean-std     mean -> 0, standard deviation -> 1; also meant where a file says nothing
+quantiles    1% quantile -> -1, 99% quantile -> 1: a few outliers do not squeeze the rest together
 """
 
 from __future__ import annotations
@@ -12,10 +15,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
 from aegis_policy.policy import Feature
 
@@ -25,39 +27,65 @@ FILE = "norm_stats.json"
 SMALLEST_STD = 1e-3
 """In SI units: 1 mm, 1 mrad. What moves less is noise, and dividing by its spread would blow it up."""
 
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
+Normalization = Literal["mean-std", "quantiles"]
+_NUMBERS = ("mean", "std", "q01", "q99")
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, standard deviation, 1% and 99% quantile of each of D dimensions, float64 [D]."""
+    """Mean, standard deviation, 1% and 99% quantile of each of D dimensions, float64 [D], and which normalise."""
 
     mean: np.ndarray
     std: np.ndarray
     q01: np.ndarray
     q99: np.ndarray
+    normalization: Normalization = "mean-std"
 
     @classmethod
-    def of(cls, values: np.ndarray, features: Sequence[Feature]) -> Moments:
-        """Statistics of `values` [N, D]; a deviation below SMALLEST_STD is raised to it, with a warning."""
+    def of(cls, values: np.ndarray, features: Sequence[Feature], normalization: Normalization = "mean-std") -> Moments:
+        """Statistics of `values` [N, D]; what would be divided by less than SMALLEST_STD is named in a warning.
+
+        A deviation below SMALLEST_STD is raised to it.
+        """
         values = np.asarray(values, np.float64)
+        q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
         std = values.std(axis=0)
-        for feature, spread in zip(features, std, strict=True):
+        moments = cls(values.mean(axis=0), np.maximum(std, SMALLEST_STD), q01, q99, normalization)
+        spreads, what = std, "a standard deviation"
+        if normalization == "quantiles":
+            spreads, what = (q99 - q01) / 2, "half a range from the 1% to the 99% quantile"
+        for feature, spread, scale in zip(features, spreads, moments.scale, strict=True):
             if spread < SMALLEST_STD:
                 log.warning(
-                    "'%s' hardly varies in this data: a standard deviation of %.2g %s, taken as %g",
-                    *(feature.name, spread, feature.unit, SMALLEST_STD),
+                    "'%s' hardly varies in this data: %s of %.2g %s, taken as %.2g",
+                    *(feature.name, what, spread, feature.unit, scale),
                 )
-        q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
-        return cls(values.mean(axis=0), np.maximum(std, SMALLEST_STD), q01, q99)
+        return moments
 
-    def normalize(self, values: Array) -> Array:
-        """[..., D] in SI units -> mean 0, deviation 1."""
-        return (values - _like(self.mean, values)) / _like(self.std, values)
+    @property
+    def center(self) -> np.ndarray:
+        """What becomes 0, [D]."""
+        return self.mean if self.normalization == "mean-std" else (self.q01 + self.q99) / 2
 
-    def unnormalize(self, values: Array) -> Array:
+    @property
+    def scale(self) -> np.ndarray:
+        """What becomes 1 more than that, [D].
+
+        By quantiles, a dimension between which there is next to nothing, such as a gripper that closes in one step of
+        a thousand, is divided by its standard deviation: by the quantiles, those steps would be blown up.
+        """
+        if self.normalization == "mean-std":
+            return self.std
+        half = (self.q99 - self.q01) / 2
+        return np.where(half < SMALLEST_STD, self.std, half)
+
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """[..., D] in SI units -> the numbers that a model sees, of the same dtype."""
+        return (values - self.center.astype(values.dtype)) / self.scale.astype(values.dtype)
+
+    def unnormalize(self, values: np.ndarray) -> np.ndarray:
         """The inverse of `normalize`."""
-        return values * _like(self.std, values) + _like(self.mean, values)
+        return values * self.scale.astype(values.dtype) + self.center.astype(values.dtype)
 
     def outside(self, other: Moments) -> np.ndarray:
         """Where, as bool [D], most of `other`'s data lies more than 3 deviations away, or spreads 5 times as wide."""
@@ -74,7 +102,8 @@ class NormStats:
     def save(self, folder: str | Path) -> None:
         """Write `folder`/norm_stats.json."""
         stats = {
-            kind: {name: values.tolist() for name, values in vars(moments).items()}
+            kind: {name: getattr(moments, name).tolist() for name in _NUMBERS}
+            | {"normalization": moments.normalization}
             for kind, moments in (("state", self.state), ("actions", self.actions))
         }
         Path(folder, FILE).write_text(json.dumps({"norm_stats": stats}, indent=2) + "\n")
@@ -95,7 +124,7 @@ class NormStats:
 
 
 def _moments(stats: dict[str, Any], kind: str, path: Path) -> Moments:
-    arrays = {name: np.asarray(stats[name], np.float64) for name in ("mean", "std", "q01", "q99")}
+    arrays = {name: np.asarray(stats[name], np.float64) for name in _NUMBERS}
     shape = arrays["mean"].shape
     for name, values in arrays.items():
         if values.ndim != 1 or values.shape != shape:
@@ -104,10 +133,10 @@ def _moments(stats: dict[str, Any], kind: str, path: Path) -> Moments:
             raise ValueError(f"{path}: {kind}.{name}[{int(np.argmin(np.isfinite(values)))}] is not a finite number")
     if (arrays["std"] <= 0).any():
         raise ValueError(f"{path}: {kind}.std[{int(np.argmin(arrays['std']))}] is not positive")
-    return Moments(**arrays)
-
-
-def _like(constant: np.ndarray, values: Array) -> Array:
-    if isinstance(values, torch.Tensor):
-        return torch.as_tensor(constant, dtype=values.dtype, device=values.device)
-    return constant.astype(values.dtype)
+    if (inverted := arrays["q99"] < arrays["q01"]).any():
+        raise ValueError(f"{path}: {kind}.q99[{int(np.argmax(inverted))}] is below q01")
+    normalization = stats.get("normalization", "mean-std")  # files from before there was a choice do not say
+    if normalization not in get_args(Normalization):
+        known = " and ".join(get_args(Normalization))
+        raise ValueError(f"{path}: {kind}.normalization is {normalization!r}; this reads {known}")
+    return Moments(**arrays, normalization=normalization)

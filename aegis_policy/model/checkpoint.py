@@ -32,6 +32,8 @@ MODEL_TYPE = "aegis"
 LAST = Path("checkpoints", "last", "pretrained_model")
 INSTRUCTIONS = 60
 """Of those that a policy was trained on, so many at most are named in its info."""
+SPARE = 1000
+"""One in so many rows of an embedding may belong to no token: PaliGemma's has 63 more than its tokenizer, for speed."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,17 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     policy = checkpoint.policy
+    checkpoint.processor.save_pretrained(folder)
     config = {
         "model_type": MODEL_TYPE,
         "vlm": {k: v for k, v in policy.vlm.config.to_dict().items() if k != "_name_or_path"},
+        "vocabulary": Processor.from_pretrained(folder).vocabulary(),  # as it will be read
         "expert": asdict(policy.expert.config),
         "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    checkpoint.processor.save_pretrained(folder)
     checkpoint.norm_stats.save(folder)
 
 
@@ -99,7 +102,8 @@ def load(source: str | Path | None) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: it is a VLM without an action expert, or its weights do not fit its configuration; says which.
+        ValueError: it is a VLM without an action expert, or its weights or its tokenizer do not fit its configuration;
+            says which.
     """
     folder = Path(resolve(source))
     if not is_policy(str(folder)):
@@ -110,7 +114,21 @@ def load(source: str | Path | None) -> Checkpoint:
     with (folder / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": digest})
-    return Checkpoint(policy.eval(), Processor.from_pretrained(folder), info, NormStats.load(folder))
+    processor = _processor(folder, policy.vlm.config)
+    vocabulary = processor.vocabulary()
+    if config.get("vocabulary", vocabulary) != vocabulary:
+        raise ValueError(f"{folder}: the tokenizer is another model's: its tokens have other numbers than in training")
+    return Checkpoint(policy.eval(), processor, info, NormStats.load(folder))
+
+
+def _processor(source: str | Path, config: PaliGemmaConfig) -> Processor:
+    """The words and images of the VLM at `source`; ValueError if its tokenizer is of another vocabulary's size."""
+    processor, table = Processor.from_pretrained(source), config.text_config.vocab_size
+    if not 0 <= table - len(processor.tokenizer) <= table // SPARE:
+        raise ValueError(
+            f"{source}: the tokenizer is another model's: it has {len(processor.tokenizer)} tokens, the model {table}"
+        )
+    return processor
 
 
 def _weights(policy: AegisPolicy) -> dict[str, Tensor]:
@@ -166,12 +184,14 @@ def load_backbone(source: str | Path | None) -> tuple[Backbone, Processor]:
 
     Raises:
         OSError: there is nothing to load.
+        ValueError: it is no VLM of this kind, or its weights or its tokenizer do not fit its configuration.
     """
     source = resolve(source)
     if is_policy(source):
         checkpoint = load(source)
         return checkpoint.policy, checkpoint.processor
-    return Backbone(load_vlm(source)).eval(), Processor.from_pretrained(source)
+    vlm = load_vlm(source)
+    return Backbone(vlm).eval(), _processor(source, vlm.config)
 
 
 def start_policy(source: str | Path | None, info: PolicyInfo, norm_stats: NormStats) -> Checkpoint:
@@ -182,14 +202,15 @@ def start_policy(source: str | Path | None, info: PolicyInfo, norm_stats: NormSt
         info, norm_stats: of the new data: cameras, features, horizon, rate, instructions.
 
     Raises:
-        ValueError: a policy whose cameras, state, actions or rate are not those of the data.
+        ValueError: a policy whose cameras, state, actions or rate are not those of the data, or what `load` and
+            `load_vlm` refuse.
     """
     source = resolve(source)
     if not is_policy(source):
         vlm = load_vlm(source)
         policy = AegisPolicy(vlm, expert_for(vlm.config, len(info.state), len(info.actions), info.horizon))
         info = replace(info, instructions=_sample(info.instructions))
-        return Checkpoint(policy, Processor.from_pretrained(source), info, norm_stats)
+        return Checkpoint(policy, _processor(source, vlm.config), info, norm_stats)
     checkpoint = load(source)
     for part in ("cameras", "state", "actions", "control_hz"):
         ours, theirs = getattr(checkpoint.info, part), getattr(info, part)

@@ -6,6 +6,7 @@ detour through PIL, and for any number of cameras.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,10 @@ class Processor:
             "size": size,
         }
         Path(folder, IMAGE_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+    def vocabulary(self) -> str:
+        """SHA-256 of which token has which number."""
+        return hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
 
     def images(self, images: np.ndarray | Tensor) -> Tensor:
         """uint8 [..., H, W, 3] -> float32 [..., 3, S, S] in [-1, 1], resized where H or W is not S."""

@@ -6,9 +6,10 @@ tokens of many (images, question) prefixes: a diagonal Gaussian, computed once b
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +27,27 @@ from aegis_policy.training.device import autocast
 
 FILE = "anchor.safetensors"
 _SMALLEST_VARIANCE = 1e-12
+_SAMPLED = 1009  # one weight in so many tells one backbone from another
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """Mean and standard deviation of W channels after each of L layers, float32 [L, W], over `tokens` tokens."""
+    """Mean and standard deviation of W channels after each of L layers, float32 [L, W], over `tokens` tokens.
+
+    `backbone` is the `fingerprint` of the backbone that was measured; files from before there was one do not tell.
+    """
 
     mean: Tensor
     std: Tensor
     tokens: int
+    backbone: str | None = None
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         save_file(
             {"mean": self.mean.contiguous(), "std": self.std.contiguous()},
             path,
-            metadata={"format": "pt", "anchor": json.dumps({"tokens": self.tokens})},
+            metadata={"format": "pt", "anchor": json.dumps({"tokens": self.tokens, "backbone": self.backbone})},
         )
 
     @classmethod
@@ -56,7 +62,7 @@ class Anchor:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["anchor"])
-                return cls(file.get_tensor("mean"), file.get_tensor("std"), about["tokens"])
+                return cls(file.get_tensor("mean"), file.get_tensor("std"), about["tokens"], about.get("backbone"))
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: not an anchor file: {error!r}") from error
 
@@ -71,7 +77,15 @@ class Anchor:
             )
 
     def to(self, device: torch.device) -> Anchor:
-        return Anchor(self.mean.to(device), self.std.to(device), self.tokens)
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """SHA-256 of a sample of a backbone's weights: two that were trained apart differ in nearly all of them."""
+    digest = hashlib.sha256()
+    for parameter in backbone.vlm.parameters():
+        digest.update(parameter.detach().flatten()[::_SAMPLED].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def transformer_layers(backbone: Backbone) -> nn.ModuleList:
@@ -152,7 +166,7 @@ def compute_anchor(backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor, T
         raise ValueError("no question to compute the anchor from")
     mean = total / tokens
     std = (squares / tokens - mean.square()).clamp_min(0).sqrt()
-    return Anchor(mean.float().cpu(), std.float().cpu(), tokens)
+    return Anchor(mean.float().cpu(), std.float().cpu(), tokens, fingerprint(backbone))
 
 
 def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor:

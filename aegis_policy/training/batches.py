@@ -17,6 +17,7 @@ from aegis_policy.data.vqa import UNSCORED, VQASet
 from aegis_policy.model.policy import sample_time
 from aegis_policy.model.processor import Processor
 from aegis_policy.training.methods import Asked, Batch
+from aegis_policy.training.order import Order
 
 GAIN, SHIFT = 0.1, 0.05
 """Deviations of an image's random contrast and brightness, where images span [-1, 1]."""
@@ -29,9 +30,13 @@ class Batches:
 
     Args:
         batch_size: B; noise_samples: M.
+        weights: of each of the dataset's paths, see `Order`.
         augment: whether to vary contrast and brightness.
         replay: questions with answers for each batch, if any.
         questions: what may be asked about a batch's images: about ASKED of them.
+
+    Raises:
+        ValueError: a weight is too small to be seen.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Batches:
         batch_size: int,
         noise_samples: int,
         seed: int,
+        weights: Sequence[float] = (),
         augment: bool = True,
         device: torch.device | None = None,
         replay: Replay | None = None,
@@ -54,13 +60,11 @@ class Batches:
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
         # All instructions padded to one length: a compiled model sees a single shape.
         self._ids, self._valid = processor.prompt(dataset.instructions)
-        self._order: tuple[int, np.ndarray] | None = None
+        self._order = Order(dataset.sizes, weights, seed)
 
     def rows(self, step: int) -> np.ndarray:
-        """[B] rows of the dataset: every row once in each pass, in the order of that pass."""
-        places = step * self.batch_size + np.arange(self.batch_size)
-        epochs, offsets = np.divmod(places, len(self.dataset))
-        return np.array([self._pass(int(epoch))[offset] for epoch, offset in zip(epochs, offsets, strict=True)])
+        """[B] rows of the dataset."""
+        return self._order.rows(step, self.batch_size)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, on the device."""
@@ -89,11 +93,6 @@ class Batches:
             return ()
         rng = np.random.default_rng([self.seed, step, 1])
         return tuple(self.questions[i] for i in rng.integers(len(self.questions), size=math.ceil(count * ASKED)))
-
-    def _pass(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        return self._order[1]
 
 
 class Replay:

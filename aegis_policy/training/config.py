@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+from aegis_policy.data.normalize import Normalization
+
 MethodName = Literal[
     "aegis",
     "anchor-penalty",
@@ -65,6 +67,8 @@ class TrainConfig(Recipe):
 
     Attributes:
         dataset: Demonstrations, HDF5 files (robomimic layout) or LeRobot folders, alike in cameras, features and rate.
+        dataset_weights: How often each of them is seen, one number for each, in any unit: 3 1 for three samples of the
+            first to one of the second, however large they are. If left out, every sample once per pass.
         method: What is done against forgetting: naive (nothing), stop-gradient (only the expert learns), aegis (bends
             the gradient away from what would undo the anchor), or one of those in docs/method.md.
         strength: Weight of what co-train, anchor-penalty, l2-sp, distil-features and distil-answers add to the flow
@@ -88,6 +92,8 @@ class TrainConfig(Recipe):
         clip: Largest norm of the whole gradient.
         augment: Vary the images' brightness and contrast.
         horizon: H, actions in a chunk of a fresh expert; a policy keeps its own.
+        normalization: Of states and actions, for a fresh expert: mean-std, or quantiles (1% and 99% become -1 and 1).
+            If left out a policy keeps its own, and a fresh expert has mean-std.
         temperature: Of the noise that the finished policy's chunks start from: 1 as in training, 0 for precision
             without variety. If left out a policy keeps its own, and a fresh expert has 1.
         eval_every: Steps between measurements of VQA; 0 for never.
@@ -103,6 +109,7 @@ class TrainConfig(Recipe):
     """
 
     dataset: tuple[str, ...] = ()
+    dataset_weights: tuple[float, ...] = ()
     method: MethodName = "aegis"
     strength: float | None = None
     lora_rank: int = 16
@@ -123,6 +130,7 @@ class TrainConfig(Recipe):
     clip: float = 1.0
     augment: bool = True
     horizon: int = 10
+    normalization: Normalization | None = None
     temperature: float | None = None
     eval_every: int = 250
     vqa_questions: int = 512
@@ -138,6 +146,13 @@ class TrainConfig(Recipe):
         """Raise ValueError, naming the option, unless the recipe can be followed."""
         if not self.dataset:
             raise ValueError("no demonstrations: name at least one file or folder with --dataset")
+        if self.dataset_weights and len(self.dataset_weights) != len(self.dataset):
+            raise ValueError(
+                f"--dataset-weights takes one number for each --dataset, got {len(self.dataset_weights)} for "
+                f"{len(self.dataset)}"
+            )
+        if not all(0 < weight < math.inf for weight in self.dataset_weights):
+            raise ValueError(f"--dataset-weights must be positive numbers, got {list(self.dataset_weights)}")
         if len(self.vqa) > MAX_VQA_SETS:
             raise ValueError(f"--vqa takes up to {MAX_VQA_SETS} question sets, got {len(self.vqa)}")
         self._check_method()

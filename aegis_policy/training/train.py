@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint as checkpoints
 from aegis_policy.model.checkpoint import Checkpoint
+from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.model.processor import Processor
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
@@ -33,7 +35,8 @@ from aegis_policy.training.batches import Batches, Replay, read_prompts
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
-from aegis_policy.training.methods import Given, make_method, method_class
+from aegis_policy.training.methods import Batch, Given, make_method, method_class
+from aegis_policy.training.prefetch import prefetched
 from aegis_policy.training.vqa_eval import score
 
 log = logging.getLogger(__name__)
@@ -105,7 +108,7 @@ class Trainer:
         self.start = self._start(source, dataset, output.resolve().name)
         dataset.horizon = self.start.info.horizon
         _warn_of_unknown_words(self.start.processor, dataset.instructions)
-        self.anchor = _anchor(source, config.anchor if resume is None else None)
+        self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
         self.method = make_method(config, self.policy, Given(self.start.processor, self.anchor, self._before()))
@@ -126,6 +129,7 @@ class Trainer:
             batch_size=config.batch_size - config.replayed,
             noise_samples=config.noise_samples,
             seed=config.seed,
+            weights=config.dataset_weights,
             augment=config.augment,
             device=self.device,
             replay=self._replay(),
@@ -152,8 +156,13 @@ class Trainer:
             instructions=tuple(dataset.instructions),
             checkpoint="",
         )
-        fresh = dataset.norm_stats()
+        fresh = dataset.norm_stats(self.config.normalization or "mean-std")
         start = checkpoints.start_policy(source, info, fresh)
+        if self.config.normalization not in (None, kept := start.norm_stats.actions.normalization):
+            raise ValueError(
+                f"--normalization {self.config.normalization}: the start is a policy, which keeps its own, {kept}; "
+                f"leave the option out, or start from a VLM"
+            )
         if self.config.temperature is not None:
             start.policy.expert.config = replace(start.policy.expert.config, temperature=self.config.temperature)
         for kind, features in (("state", info.state), ("actions", info.actions)):
@@ -187,9 +196,13 @@ class Trainer:
         self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.done + 1)
         if self.done == 0:
             self._evaluate(0)
-        with tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar:
-            for step in range(self.done, config.steps):
-                row = self.step(step)
+        steps = range(self.done, config.steps)
+        with (
+            tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar,
+            closing(prefetched(self.batches.batch, steps)) as batches,
+        ):
+            for step in steps:
+                row = self.step(step, batches)
                 self.done = step + 1
                 last = self.done == config.steps
                 if self.done % config.log_every == 0 or last:
@@ -206,10 +219,10 @@ class Trainer:
                 bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
         self._writer.close()
 
-    def step(self, step: int) -> dict[str, float]:
-        """One update; returns its metrics."""
+    def step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+        """One update, by the next of `batches`; returns its metrics. `data_seconds` is how long it waited for that."""
         began = time.perf_counter()
-        batch = self.batches.batch(step)
+        batch = next(batches)
         loaded = time.perf_counter()
         metrics = self.method.backward(batch)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip).item()
@@ -304,9 +317,22 @@ def _measured(source: str | Path | None, when: str) -> dict[str, Any]:
     return json.loads(file.read_text())[when] if file.is_file() else {}
 
 
-def _anchor(source: str | Path | None, file: str | None) -> Anchor | None:
-    """The anchor in `file`, or the one that lies in the start's folder, if any."""
-    own = Path(checkpoints.resolve(source), anchors.FILE)
-    if file is None and not own.is_file():
-        return None
-    return Anchor.load(file or own)
+def _anchor(source: str | Path | None, file: str | None, policy: AegisPolicy) -> Anchor | None:
+    """The anchor in `file`, or the one that lies in the folder of the start, `policy`, if any.
+
+    Raises:
+        ValueError: what is in `file` is known to be neither of the start's backbone nor of what that was tuned from.
+    """
+    folder = checkpoints.resolve(source)
+    place = Path(folder, anchors.FILE)
+    own = Anchor.load(place) if place.is_file() else None
+    if file is None:
+        return own
+    anchor = Anchor.load(file)
+    right = {anchors.fingerprint(policy), *([own.backbone] if own else [])}
+    tuned_from_unknown = own is None and checkpoints.is_policy(folder)
+    if anchor.backbone not in right and None not in {anchor.backbone, *right} and not tuned_from_unknown:
+        raise ValueError(
+            f"{file}: the anchor is of another backbone than {folder}'s; make its own with 'aegis anchor --checkpoint'"
+        )
+    return anchor

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
+import av
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from aegis_policy.data import lerobot_write
 from aegis_policy.data.convert import convert
 from aegis_policy.data.source import Episode, Layout, Source, open_source
-from aegis_policy.data.video import VideoWriter, read_frames, video_info
+from aegis_policy.data.video import VideoReader, VideoWriter
 from aegis_policy.policy import Feature
 from tests.data.lerobot_v21 import pictures, write_v21
 from tests.training.tiny import write_demonstrations
@@ -134,9 +136,33 @@ def test_frames_are_found_wherever_they_are(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", shown.shape[1:3], 10) as video:
         for start, end in ((0, 7), (7, 8), (8, 20)):
             video.append(shown[start:end])
-    assert video_info(tmp_path / "a.mp4").frames == 20
-    for begin, first, last in ((0.0, 0, 20), (0.7, 0, 1), (0.7, 6, 12), (0.0, 13, 19)):
-        seen = read_frames(tmp_path / "a.mp4", begin, 10, slice(first, last)).astype(int)
-        assert np.abs(seen - shown[round(begin * 10) :][first:last]).max() <= 3
-    with pytest.raises(ValueError, match=r"a\.mp4: no frame 20 \(at 2\.000 s\)"):
-        read_frames(tmp_path / "a.mp4", 0.0, 10, slice(18, 22))
+    with closing(VideoReader(tmp_path / "a.mp4")) as video:
+        assert video.info.frames == 20
+        for begin, first, last in ((0.0, 0, 20), (0.7, 0, 1), (0.7, 6, 12), (0.0, 13, 19), (0.0, 2, 3)):
+            seen = video.frames(begin, 10, slice(first, last)).astype(int)
+            assert np.abs(seen - shown[round(begin * 10) :][first:last]).max() <= 3
+            with pytest.raises(ValueError, match=r"a\.mp4: no frame 20 \(at 2\.000 s\)"):
+                video.frames(0.0, 10, slice(18, 22))
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"g": "12"}),
+        ("libx264", {"g": "12", "bf": "5"}),
+        ("libx265", {"g": "12", "x265-params": "log-level=error"}),
+        ("libsvtav1", {"g": "2"}),
+    ],
+)
+def test_any_frame_of_anybodys_video_is_found(tmp_path, codec, options):
+    """Few key frames, frames stored in another order than they are shown in; each asked for alone, at random."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream(codec, 10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(50):
+            shown = np.full((64, 64, 3), 5 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(stream.encode())
+    with closing(VideoReader(tmp_path / "a.mp4")) as video:
+        for number in np.random.default_rng(0).permutation(50).tolist():
+            assert abs(video.frames(0.0, 10, slice(number, number + 1)).mean() - 5 * number) < 2.5

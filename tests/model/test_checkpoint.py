@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,18 @@ from safetensors.torch import load_file, save_file
 from aegis_policy.model.checkpoint import INSTRUCTIONS, Checkpoint, load, load_backbone, resolve, save, start_policy
 from aegis_policy.model.config import expert_for
 from aegis_policy.model.policy import AegisPolicy
-from tests.model.builders import HORIZON, build_checkpoint, build_vlm, gaussian, norm_stats, pixels, policy_info
+from aegis_policy.model.processor import Processor, word_tokenizer
+from tests.model.builders import (
+    HORIZON,
+    SIZE,
+    TEXTS,
+    build_checkpoint,
+    build_vlm,
+    gaussian,
+    norm_stats,
+    pixels,
+    policy_info,
+)
 
 PUBLISHED = (  # transformers' names of today -> the names in the files that google/paligemma2-* publish
     ("model.vision_tower.", "vision_tower.vision_model."),
@@ -67,7 +79,7 @@ def test_a_policy_comes_back_as_it_was(checkpoint, saved):
     assert replace(loaded.info, checkpoint="") == checkpoint.info
     for part in ("state", "actions"):
         for name, values in vars(getattr(checkpoint.norm_stats, part)).items():
-            assert (getattr(getattr(loaded.norm_stats, part), name) == values).all()
+            assert np.array_equal(getattr(getattr(loaded.norm_stats, part), name), values)
     inputs = pixels(1), *checkpoint.processor.prompt(["cube"])
     with torch.no_grad():
         for policy in (loaded.policy, AegisPolicy.from_pretrained(saved)):
@@ -191,6 +203,42 @@ def test_an_expert_for_whom_there_is_none_or_one_too_many(saved, vlm_folder, vlm
         AegisPolicy.from_pretrained(saved, expert(vlm))
     with pytest.raises(ValueError, match="a VLM, not a policy"):
         load(vlm_folder)
+
+
+def with_words(*texts):
+    return lambda folder: Processor(word_tokenizer(texts), SIZE).save_pretrained(folder)
+
+
+def with_numbers_exchanged(folder):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words["red"], words["cube"] = words["cube"], words["red"]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (with_words("pick up the red cube"), r"another model's: it has 11 tokens, the model \d+"),
+        (with_words(*TEXTS, "and a word more"), r"another model's: it has \d+ tokens, the model \d+"),
+        (with_numbers_exchanged, "another model's: its tokens have other numbers than in training"),
+    ],
+)
+def test_another_tokenizer_is_refused(own_copy, change, complaint):
+    change(own_copy)
+    with pytest.raises(ValueError, match=complaint) as error:
+        load(own_copy)
+    assert str(own_copy) in str(error.value)
+
+
+def test_a_vlm_with_another_tokenizer_is_refused(vlm_folder, tmp_path):
+    folder = Path(shutil.copytree(vlm_folder, tmp_path / "vlm"))
+    with_words("pick up the red cube")(folder)
+    with pytest.raises(ValueError, match="the tokenizer is another model's"):
+        load_backbone(folder)
+    with pytest.raises(ValueError, match="the tokenizer is another model's"):
+        start_policy(folder, policy_info(), norm_stats())
 
 
 def without_expert(weights):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aegis_policy.model.checkpoint import load_backbone
-from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, compute_anchor, w2_loss
+from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, compute_anchor, fingerprint, w2_loss
 from aegis_policy.training.device import autocast
 
 
@@ -128,6 +128,7 @@ def test_saves_and_loads(tmp_path, backbone, questions):
     loaded = Anchor.load(tmp_path / "anchor.safetensors")
     assert torch.equal(loaded.mean, anchor.mean) and torch.equal(loaded.std, anchor.std)
     assert loaded.tokens == anchor.tokens > 10 * 4
+    assert loaded.backbone == anchor.backbone == fingerprint(backbone[0])
 
 
 def test_says_what_is_wrong_with_a_file(tmp_path, backbone):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -93,3 +94,21 @@ def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start, 
         f"{steps:06d}",
         "last",
     ]
+
+
+def test_ctrl_c_ends_it_at_once_and_it_goes_on(vlm, demonstrations, tmp_path):
+    run = tmp_path / "run"
+    process = start(
+        *("--dataset", str(demonstrations), "--checkpoint", str(vlm), "--method", "naive", "--steps", "100000"),
+        *("--output", str(run), "--save-every", "5", "--eval-every", "0", "--batch-size", "4"),
+    )
+    wait_for_progress(run, 0, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+    reached = check(run)
+    process = start("--resume", str(run))
+    wait_for_progress(run, reached, process)
+    process.kill()
+    process.communicate()

@@ -1,0 +1,231 @@
+"""What is wrong with the input is said before the first step, and nothing on disk is another than before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from aegis_policy.data.convert import convert
+from aegis_policy.model.checkpoint import load_backbone
+from aegis_policy.model.processor import Processor, word_tokenizer
+from aegis_policy.training.anchor import Anchor, anchor_of_sets
+from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.train import resume, train
+from tests.training.tiny import SIZE, write_demonstrations
+
+
+@pytest.fixture(scope="module")
+def recipe(vlm) -> TrainConfig:
+    return TrainConfig(
+        checkpoint=str(vlm), method="naive", steps=2, batch_size=2, noise_samples=1, horizon=3, eval_every=0, keep=0
+    )
+
+
+@pytest.fixture(scope="module")
+def policy(recipe, demonstrations, tmp_path_factory) -> Path:
+    """A training folder after 2 steps, with a checkpoint at each."""
+    output = tmp_path_factory.mktemp("policy") / "run"
+    train(replace(recipe, dataset=(str(demonstrations),), save_every=1), output)
+    return output
+
+
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Everything under a folder, with what is in it and when that was written."""
+    return {
+        path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")
+    }
+
+
+def refused(folder: Path, message: str, attempt: Callable[[], object]) -> None:
+    before = files(folder)
+    with pytest.raises((ValueError, OSError), match=message):
+        attempt()
+    assert files(folder) == before
+
+
+def no_number(data):
+    data["demo_3/obs/state"][2, 1] = np.nan
+
+
+def an_infinite_action(data):
+    data["demo_1/actions"][0, 2] = np.inf
+
+
+def one_camera_missing(data):
+    del data["demo_5/obs/wrist_image"]
+
+
+def no_camera(data):
+    for demo in data.values():
+        del demo["obs/wrist_image"], demo["obs/front_image"]
+
+
+def no_rate(data):
+    data.attrs["control_hz"] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_number, r"pick\.hdf5: demo_3: 'obs/state', row 2: not a finite number"),
+        (an_infinite_action, r"pick\.hdf5: demo_1: 'actions', row 0: not a finite number"),
+        (one_camera_missing, r"pick\.hdf5: demo_5: no 'obs/wrist_image'; other demonstrations have that camera"),
+        (no_camera, r"pick\.hdf5: no images of camera any name"),
+        (no_rate, r"pick\.hdf5: control_hz is nan, expected actions per second"),
+    ],
+)
+def test_a_damaged_demonstration(recipe, tmp_path, damage, message):
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    with h5py.File(path, "r+") as file:
+        damage(file["data"])
+    refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(path),)), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_truncated_file(recipe, tmp_path, share):
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    message = r"pick\.hdf5: not a whole HDF5 file"
+    refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(path),)), tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("kind", "message"), [("*.mp4", "not a whole video"), ("*.parquet", "not a whole parquet")])
+def test_a_truncated_lerobot_folder(recipe, demonstrations, tmp_path, kind, message):
+    convert(demonstrations, tmp_path / "set")
+    for path in (tmp_path / "set").rglob(kind):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(tmp_path / "set"),)), tmp_path / "run"))
+
+
+def test_frames_at_another_rate_than_the_folder_says(recipe, demonstrations, tmp_path):
+    convert(demonstrations, tmp_path / "set")
+    path = tmp_path / "set/data/chunk-000/file-000.parquet"
+    table = pq.read_table(path, partitioning=None)
+    place = table.column_names.index("timestamp")
+    slower = [2 * time for time in table["timestamp"].to_pylist()]
+    column = pa.array(slower, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), column), path)
+    message = r"episode 0: 'timestamp', row 1: 0\.2, expected 0\.1"
+    refused(tmp_path, message, lambda: train(replace(recipe, dataset=(str(tmp_path / "set"),)), tmp_path / "run"))
+
+
+def faster(data):
+    data.attrs["control_hz"] = 20
+
+
+def without_wrist(data):
+    for demo in data.values():
+        del demo["obs/wrist_image"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(faster, r"its control_hz are 10\.0, the data's are 20\.0"), (without_wrist, "its cameras are .*wrist")],
+)
+def test_data_that_is_not_the_policys(recipe, policy, tmp_path, change, message):
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    with h5py.File(path, "r+") as file:
+        change(file["data"])
+    going_on = replace(recipe, dataset=(str(path),), checkpoint=str(policy))
+    refused(tmp_path, message, lambda: train(going_on, tmp_path / "run"))
+
+
+def test_data_sets_of_different_rates(recipe, demonstrations, tmp_path):
+    path = write_demonstrations(tmp_path / "fast.hdf5")
+    with h5py.File(path, "r+") as file:
+        faster(file["data"])
+    both = replace(recipe, dataset=(str(demonstrations), str(path)))
+    message = r"fast\.hdf5: does not go with .*control_hz 20\.0 instead of 10\.0"
+    refused(tmp_path, message, lambda: train(both, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("start", ["vlm", "policy"])
+def test_a_checkpoint_with_another_tokenizer(request, recipe, demonstrations, tmp_path, start):
+    folder = request.getfixturevalue(start)
+    source = folder / "checkpoints/last/pretrained_model" if start == "policy" else folder
+    copy = shutil.copytree(source, tmp_path / "start")
+    Processor(word_tokenizer(["quite other words than those"]), SIZE).save_pretrained(copy)
+    mixed = replace(recipe, dataset=(str(demonstrations),), checkpoint=str(copy))
+    refused(tmp_path, "the tokenizer is another model's", lambda: train(mixed, tmp_path / "run"))
+
+
+def test_an_anchor_of_another_backbone(recipe, demonstrations, tmp_path):
+    Anchor(torch.zeros(3, 64), torch.ones(3, 64), 1).save(tmp_path / "anchor.safetensors")
+    anchored = replace(
+        recipe, method="aegis", dataset=(str(demonstrations),), anchor=str(tmp_path / "anchor.safetensors")
+    )
+    message = r"the anchor is of another backbone: \[3, 64\].*\[2, 32\]"
+    refused(tmp_path, message, lambda: train(anchored, tmp_path / "run"))
+
+
+def anchor_file(start: Path, questions: Path, path: Path) -> Path:
+    anchor_of_sets(*load_backbone(start), [questions], 12).save(path)
+    return path
+
+
+def test_an_anchor_of_another_backbone_of_the_same_sizes(recipe, vlm, demonstrations, questions, policy, tmp_path):
+    """What it was fine-tuned from is none, but only a policy that has its anchor can tell which that was."""
+    vlms, tuned = (anchor_file(start, questions, tmp_path / start.name) for start in (vlm, policy))
+    anchored = replace(recipe, method="aegis", dataset=(str(demonstrations),), steps=1, anchor=str(tuned))
+    message = "the anchor is of another backbone than"
+    refused(tmp_path, message, lambda: train(anchored, tmp_path / "run"))
+    first = train(replace(anchored, anchor=str(vlms)), tmp_path / "first")
+    goes_on = replace(anchored, checkpoint=str(first))
+    refused(tmp_path, message, lambda: train(goes_on, tmp_path / "run"))
+    train(replace(goes_on, anchor=str(vlms)), tmp_path / "of what it was")
+    train(replace(goes_on, anchor=str(anchor_file(first, questions, tmp_path / "now"))), tmp_path / "of what it is")
+    train(replace(anchored, checkpoint=str(policy), anchor=str(vlms)), tmp_path / "tuned without an anchor")
+
+
+def test_a_normalization_that_the_policy_does_not_have(recipe, policy, demonstrations, tmp_path):
+    other = replace(recipe, dataset=(str(demonstrations),), checkpoint=str(policy), normalization="quantiles")
+    message = "--normalization quantiles: the start is a policy, which keeps its own, mean-std"
+    refused(tmp_path, message, lambda: train(other, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0,), "--dataset-weights takes one number for each --dataset, got 1 for 2"),
+        ((1.0, 0.0), r"--dataset-weights must be positive numbers, got \[1\.0, 0\.0\]"),
+        ((1.0, float("nan")), "--dataset-weights must be positive numbers"),
+        ((1.0, float("inf")), "--dataset-weights must be positive numbers"),
+        ((1.0, 1e-9), "--dataset-weights: 1e-09 gives data set 2 less than one of the"),
+    ],
+)
+def test_bad_weights(recipe, demonstrations, tmp_path, weights, message):
+    mixture = replace(recipe, dataset=(str(demonstrations),) * 2, dataset_weights=weights)
+    refused(tmp_path, message, lambda: train(mixture, tmp_path / "run"))
+
+
+def test_what_lies_in_the_output_folder_stays(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    with h5py.File(path, "r+") as file:
+        no_number(file["data"])
+    refused(tmp_path, "not a finite number", lambda: train(replace(recipe, dataset=(str(path),)), tmp_path / "run"))
+
+
+def test_a_run_is_not_touched_by_a_resumption_that_cannot_be(recipe, tmp_path):
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    run = tmp_path / "run"
+    train(replace(recipe, dataset=(str(path),), save_every=1), run)
+    shutil.rmtree(run / "checkpoints/000002")
+    with h5py.File(path, "r+") as file:
+        no_number(file["data"])
+    (run / "checkpoints/last").unlink()
+    (run / "checkpoints/last").symlink_to("000001")
+    before = {name: content for name, (_, content) in files(run).items()}  # the link is made anew
+    with pytest.raises(ValueError, match=r"pick\.hdf5: demo_3: 'obs/state', row 2: not a finite number"):
+        resume(run)
+    assert {name: content for name, (_, content) in files(run).items()} == before
