@@ -24,6 +24,8 @@ from aegis_policy.training.anchor import anchor_of_sets
 from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.train import resume, train
 
+pytestmark = pytest.mark.timeout(1200)  # whichever test is the first waits for all trainings; about a minute if alone
+
 ROOT = Path(__file__).resolve().parents[2]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 WAYS = {
