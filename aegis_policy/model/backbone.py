@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from transformers import DynamicCache, PaliGemmaConfig, PaliGemmaForConditionalG
 
 from aegis_policy.model.expert import KeysValues, primed_cache
 from aegis_policy.model.masks import additive, positions, prefix_mask
+
+if TYPE_CHECKING:
+    from aegis_policy.data.packing import Packed
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Backbone(nn.Module):
         cap = self.vlm.config.text_config.final_logit_softcapping
         logits = self.vlm.lm_head(hidden).float()
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def answer_logits(self, images: Tensor, packed: Packed) -> Tensor:
+        """Logits [B, T, vocabulary] of packed text after images [B, K, 3, S, S]."""
+        hidden = self.read(self.embed(images, packed.ids), packed.allowed, packed.place)
+        return self.logits(hidden[:, -packed.ids.shape[1] :])
 
     @torch.no_grad()
     def decode(self, prefix: Prefix, max_new_tokens: int) -> Iterator[Tensor]:

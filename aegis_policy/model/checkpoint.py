@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -78,8 +78,12 @@ def is_policy(source: str) -> bool:
     return config.is_file() and json.loads(config.read_text()).get("model_type") == MODEL_TYPE
 
 
-def save(checkpoint: Checkpoint, folder: str | Path) -> None:
-    """Write a policy's folder; atomicity is the caller's business (`training.state`)."""
+def save(checkpoint: Checkpoint, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a policy's folder; atomicity is the caller's business (`training.state`).
+
+    Args:
+        weights: to be written in place of the policy's own, under the same names.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     policy = checkpoint.policy
@@ -92,8 +96,9 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
         "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    weights = stored_weights(policy) if weights is None else weights
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     checkpoint.norm_stats.save(folder)
 
 
@@ -131,7 +136,7 @@ def _processor(source: str | Path, config: PaliGemmaConfig) -> Processor:
     return processor
 
 
-def _weights(policy: AegisPolicy) -> dict[str, Tensor]:
+def stored_weights(policy: AegisPolicy) -> dict[str, Tensor]:
     """What is stored of a policy: its state, without the output head where that is the word embedding itself."""
     weights = policy.state_dict()
     if policy.vlm.lm_head.weight is policy.vlm.get_input_embeddings().weight:
@@ -142,7 +147,7 @@ def _weights(policy: AegisPolicy) -> dict[str, Tensor]:
 def _fill(policy: AegisPolicy, path: Path) -> None:
     """Load the weights at `path` into `policy`; ValueError unless they are all its weights and nothing else."""
     try:
-        found, expected = load_file(path), _weights(policy)
+        found, expected = load_file(path), stored_weights(policy)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or cut off: {error}") from error
     _refuse("missing", expected.keys() - found.keys(), path)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from aegis_policy.data.vqa import Sample, VQASet
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.processor import Processor
+from aegis_policy.training import world
 from aegis_policy.training.device import autocast
 
 FILE = "anchor.safetensors"
@@ -174,7 +175,8 @@ def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor
 
         L_ot = sum_l ||mu^_l - mu_l||^2 + ||sigma^_l - sigma_l||^2                              (arXiv 2604.16067)
 
-    A channel that is constant over the batch has no gradient through its deviation, where that of the root is infinite.
+    The statistics are of the whole batch, whatever process has its samples, or, with --accumulate, of a micro-batch.
+    A channel that is constant over it has no gradient through its deviation, where that of the root is infinite.
 
     Args:
         recorded: outputs of the L layers, [B, P, W] each.
@@ -182,11 +184,9 @@ def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor
         anchor: the fixed side, on the same device.
     """
     precision = torch.promote_types(recorded[0].dtype, torch.float32)
-    weight = (valid.to(precision) / valid.sum()).flatten()  # (B*P,)
-    loss = weight.new_zeros(())
-    for hidden, mean, std in zip(recorded, anchor.mean, anchor.std, strict=True):
-        states = hidden.to(precision).flatten(0, 1)  # (B*P, W)
-        mu = weight @ states
-        sigma = (weight @ (states - mu).square()).clamp_min(_SMALLEST_VARIANCE).sqrt()
-        loss = loss + (mu - mean).square().sum() + (sigma - std).square().sum()
-    return loss
+    weight = (valid.to(precision) / world.total(valid.sum())).flatten()  # (B*P,)
+    states = [hidden.to(precision).flatten(0, 1) for hidden in recorded]  # (B*P, W) each
+    mu = world.total(torch.stack([weight @ h for h in states]))  # (L, W)
+    variance = world.total(torch.stack([weight @ (h - m).square() for h, m in zip(states, mu, strict=True)]))
+    sigma = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
+    return (mu - anchor.mean).square().sum() + (sigma - anchor.std).square().sum()

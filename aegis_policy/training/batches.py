@@ -1,8 +1,11 @@
-"""Training batches. The batch of a step is a function of seed and step alone, so a resumed run sees the same ones."""
+"""Training batches. The batch of a step is a function of seed and step alone, so a resumed run sees the same ones.
+
+Micro-batches and processes each take a part of it: part p of N has the samples p, p + N, p + 2N, ... and with them the
+noise, the times and the questions that they have in the whole batch.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +24,6 @@ from aegis_policy.training.order import Order
 
 GAIN, SHIFT = 0.1, 0.05
 """Deviations of an image's random contrast and brightness, where images span [-1, 1]."""
-ASKED = 0.25
-"""Share of a batch's images that one question each is asked about, where there are questions to ask."""
 
 
 class Batches:
@@ -33,7 +34,7 @@ class Batches:
         weights: of each of the dataset's paths, see `Order`.
         augment: whether to vary contrast and brightness.
         replay: questions with answers for each batch, if any.
-        questions: what may be asked about a batch's images: about ASKED of them.
+        questions: what may be asked about a batch's images: about the first `asked` of them.
 
     Raises:
         ValueError: a weight is too small to be seen.
@@ -53,8 +54,9 @@ class Batches:
         device: torch.device | None = None,
         replay: Replay | None = None,
         questions: Sequence[str] = (),
+        asked: int = 0,
     ):
-        self.replay, self.questions = replay, questions
+        self.replay, self.questions, self.asked = replay, questions, asked
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
@@ -66,33 +68,34 @@ class Batches:
         """[B] rows of the dataset."""
         return self._order.rows(step, self.batch_size)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, on the device."""
-        generator = _generator(self.seed, step)
-        images, state, actions, instruction = self.dataset.gather(self.rows(step))
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of a step, or one of so many parts of it, on the device."""
+        generator, ours = _generator(self.seed, step), slice(part, None, parts)
+        images, state, actions, instruction = self.dataset.gather(self.rows(step)[ours])
         pixels = self.processor.images(images)
         if self.augment:
-            pixels = vary_brightness(pixels, generator)
+            gain, shift = brightness(self.batch_size, pixels.shape[1], generator)
+            pixels = vary(pixels, gain[ours], shift[ours])
         chunks = torch.from_numpy(self.norm_stats.actions.normalize(actions))
-        draws = (len(chunks), self.noise_samples)
+        draws = (self.batch_size, self.noise_samples)
         return Batch(
             images=pixels,
             ids=self._ids[instruction],
             valid=self._valid[instruction],
             state=torch.from_numpy(self.norm_stats.state.normalize(state)),
             actions=chunks,
-            noise=torch.randn(*draws, *chunks.shape[1:], generator=generator),
-            time=sample_time(draws, generator),
-            asked=None if self.replay is None else self.replay.batch(step),
-            questions=self._about(step, len(chunks)),
+            noise=torch.randn(*draws, *chunks.shape[1:], generator=generator)[ours],
+            time=sample_time(draws, generator)[ours],
+            asked=None if self.replay is None else self.replay.batch(step, part, parts),
+            questions=self._about(step)[ours],
         ).to(self.device)
 
-    def _about(self, step: int, count: int) -> tuple[str, ...]:
-        """What is asked about the first images of a batch of `count`."""
-        if not self.questions:
+    def _about(self, step: int) -> tuple[str, ...]:
+        """What is asked about the first images of a batch."""
+        if not self.asked:
             return ()
         rng = np.random.default_rng([self.seed, step, 1])
-        return tuple(self.questions[i] for i in rng.integers(len(self.questions), size=math.ceil(count * ASKED)))
+        return tuple(self.questions[i] for i in rng.integers(len(self.questions), size=self.asked))
 
 
 class Replay:
@@ -108,18 +111,20 @@ class Replay:
         self.sets = [VQASet(path) for path in paths]
         self.processor, self.image_tokens, self.count, self.seed = processor, image_tokens, count, seed
 
-    def batch(self, step: int) -> Asked:
-        """The questions of a step."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Asked:
+        """The questions of a step, or one of so many parts of them."""
         rng = np.random.default_rng([self.seed, step, 2])
-        pictures, rows = [], []
+        chosen, rows = list[tuple[VQASet, int]](), []
         for which in rng.integers(len(self.sets), size=self.count):
-            chosen = self.sets[which]
-            row = int(rng.integers(len(chosen)))
-            asked = [question for question in chosen.questions[row] if question.family != UNSCORED]
+            row = int(rng.integers(len(self.sets[which])))
+            asked = [question for question in self.sets[which].questions[row] if question.family != UNSCORED]
             rows.append([asked[int(rng.integers(len(asked)))]])
-            pictures.append(chosen.stack(np.array([row]), chosen.cameras[:1])[0])
-        pixels = vary_brightness(self.processor.images(np.stack(pictures)), _generator(self.seed, step))
-        return Asked(pixels, pack(rows, self.processor, self.image_tokens))
+            chosen.append((self.sets[which], row))
+        gain, shift = brightness(self.count, 1, _generator(self.seed, step))
+        ours = slice(part, None, parts)
+        pictures = np.stack([source.stack(np.array([row]), source.cameras[:1])[0] for source, row in chosen[ours]])
+        pixels = vary(self.processor.images(pictures), gain[ours], shift[ours])
+        return Asked(pixels, pack(rows[ours], self.processor, self.image_tokens))
 
 
 def read_prompts(path: str) -> tuple[str, ...]:
@@ -134,9 +139,12 @@ def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
-def vary_brightness(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Another contrast and brightness for each image of [B, K, 3, S, S] in [-1, 1]; colours and places stay."""
-    shape = (*images.shape[:2], 1, 1, 1)
-    gain = 1 + GAIN * torch.randn(shape, generator=generator)
-    shift = SHIFT * torch.randn(shape, generator=generator)
+def brightness(count: int, cameras: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Another gain and shift, [B, K, 1, 1, 1] each, for each image of each sample."""
+    shape = (count, cameras, 1, 1, 1)
+    return 1 + GAIN * torch.randn(shape, generator=generator), SHIFT * torch.randn(shape, generator=generator)
+
+
+def vary(images: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """Images [B, K, 3, S, S] in [-1, 1] in another contrast and brightness; colours and places stay."""
     return (images * gain + shift).clamp(-1, 1)

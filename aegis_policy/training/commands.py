@@ -105,7 +105,7 @@ def train(
             raise ValueError("--resume goes on with the recipe in DIR/train_config.json: give no other option with it")
         from aegis_policy.training.train import resume as go_on
 
-        print(go_on(resume))
+        _print_once(go_on(resume))
         return
     if output is None:
         raise ValueError("where to? name a training folder with --output, or one to go on with with --resume")
@@ -120,7 +120,15 @@ def train(
         replay=_absolute(config.replay),
         prompts=_absolute_if_here(config.prompts),
     )
-    print(run(config, output))
+    _print_once(run(config, output))
+
+
+def _print_once(path: Path) -> None:
+    """However many processes have trained."""
+    from aegis_policy.training import world
+
+    if world.is_first():
+        print(path)
 
 
 def merge(

@@ -33,6 +33,8 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
+ASKED = 0.25
+"""Share of a batch's images that one question each is asked about, by distil-answers."""
 _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "prompts"})
 """Settings that name files or checkpoints."""
 
@@ -84,12 +86,15 @@ class TrainConfig(Recipe):
             name. The policy that ships, if left out.
         anchor: Anchor file for aegis and anchor-penalty; the start's own anchor.safetensors, if left out.
         vqa: Up to three question sets whose scores are followed while training.
-        batch_size: B, samples in a step.
+        batch_size: B, samples in a step, of all processes and micro-batches together.
+        accumulate: How many micro-batches a step's samples are taken in, one after the other, to save memory.
         noise_samples: M, draws of noise and time for each sample; its images and prompt are read once for all of them.
         learning_rate: Peak for the backbone; warm-up, then cosine to 4%.
         expert_learning_rate: Peak for the action expert.
         warmup_steps: Steps of linear warm-up.
         clip: Largest norm of the whole gradient.
+        ema: Decay of a running average of the weights, such as 0.999: the finished policy has the average. None, if
+            left out.
         augment: Vary the images' brightness and contrast.
         horizon: H, actions in a chunk of a fresh expert; a policy keeps its own.
         normalization: Of states and actions, for a fresh expert: mean-std, or quantiles (1% and 99% become -1 and 1).
@@ -106,6 +111,9 @@ class TrainConfig(Recipe):
         seed: Of a fresh expert, the order of samples, noise and augmentation.
         threads: Of torch on the CPU.
         compile: Compile the model first: minutes once, then faster steps.
+        gradient_checkpointing: Keep of each layer its input alone and compute the rest again in the backward pass: less
+            memory, slower steps.
+        shard: Let each process hold only its part of weights, gradients and optimizer (FSDP2; with torchrun).
     """
 
     dataset: tuple[str, ...] = ()
@@ -123,11 +131,13 @@ class TrainConfig(Recipe):
     anchor: str | None = None
     vqa: tuple[str, ...] = ()
     batch_size: int = 24
+    accumulate: int = 1
     noise_samples: int = 4
     learning_rate: float = 4e-4
     expert_learning_rate: float = 1e-3
     warmup_steps: int = 50
     clip: float = 1.0
+    ema: float | None = None
     augment: bool = True
     horizon: int = 10
     normalization: Normalization | None = None
@@ -141,9 +151,11 @@ class TrainConfig(Recipe):
     seed: int = 0
     threads: int = 1
     compile: bool = False
+    gradient_checkpointing: bool = False
+    shard: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError, naming the option, unless the recipe can be followed."""
+    def check(self, processes: int = 1) -> None:
+        """Raise ValueError, naming the option, unless the recipe can be followed by so many processes."""
         if not self.dataset:
             raise ValueError("no demonstrations: name at least one file or folder with --dataset")
         if self.dataset_weights and len(self.dataset_weights) != len(self.dataset):
@@ -156,7 +168,7 @@ class TrainConfig(Recipe):
         if len(self.vqa) > MAX_VQA_SETS:
             raise ValueError(f"--vqa takes up to {MAX_VQA_SETS} question sets, got {len(self.vqa)}")
         self._check_method()
-        lowest = dict.fromkeys(("steps", "batch_size", "noise_samples", "horizon"), 1)
+        lowest = dict.fromkeys(("steps", "batch_size", "accumulate", "noise_samples", "horizon"), 1)
         lowest |= dict.fromkeys(("lora_rank", "lora_alpha", "log_every", "save_every", "threads", "vqa_questions"), 1)
         lowest |= dict.fromkeys(("eval_every", "warmup_steps", "keep", "seed"), 0)
         for name, least in lowest.items():
@@ -173,6 +185,29 @@ class TrainConfig(Recipe):
             )
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise ValueError(f"--temperature must be within 0 and 1, got {self.temperature}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"--ema is a decay between 0 and 1, got {self.ema}")
+        for name in ("gradient_checkpointing", "shard"):
+            if self.compile and getattr(self, name):
+                raise ValueError(f"--compile and --{name.replace('_', '-')} do not go together: leave out one of them")
+        self._check_parts(processes)
+
+    def _check_parts(self, processes: int) -> None:
+        """Raise ValueError unless a batch can be divided evenly among processes and micro-batches."""
+        parts = processes * self.accumulate
+        among = f"{parts} ({processes} processes x --accumulate {self.accumulate})"
+        if self.batch_size % parts:
+            raise ValueError(f"--batch-size {self.batch_size} cannot be divided evenly by {among}")
+        if self.replayed % parts:
+            raise ValueError(
+                f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} questions, "
+                f"which cannot be divided evenly by {among}"
+            )
+        if self.method == "distil-answers" and self.asked < parts:
+            raise ValueError(
+                f"distil-answers asks about {self.asked} images of a --batch-size of {self.batch_size}, fewer than "
+                f"{among}: a --batch-size of {parts * round(1 / ASKED)} would do"
+            )
 
     def _check_method(self) -> None:
         """Raise ValueError unless the method has what it needs, and nothing that is another's."""
@@ -197,6 +232,11 @@ class TrainConfig(Recipe):
     def replayed(self) -> int:
         """How many of a step's samples are questions that are replayed."""
         return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
+
+    @property
+    def asked(self) -> int:
+        """How many of a step's images a question is asked about, by distil-answers."""
+        return math.ceil(ASKED * self.batch_size) if self.method == "distil-answers" else 0
 
 
 def source_name(source: str) -> str:

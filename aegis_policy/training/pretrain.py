@@ -282,7 +282,7 @@ class Pretrainer:
         self.processor.save_pretrained(model)
         (model / state.METRICS).write_text((self.output / state.METRICS).read_text())
         (model / state.CONFIG).write_text(self.config.public().to_json())
-        state.save_training_state(folder / state.STATE, self.done, self.optimizer, self._named())
+        state.save_training_state(folder / state.STATE, self.done, state.moments(self.optimizer, self._named()))
         save_file(self.heads.state_dict(), folder / state.STATE / HEADS)
 
 

@@ -4,7 +4,8 @@
 
 The published formula has an epsilon in the denominator, which leaves a conflict of d * eps / (||g_ot||^2 + eps). There
 is none here: a layer whose g_ot is zero has nothing to conflict with and is left alone. Sums and the correction are in
-float64, so what remains of a conflict is the rounding of g to its own precision.
+float64, so what remains of a conflict is the rounding of g to its own precision. Of gradients in shards, the sums are
+over all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from aegis_policy.training.shards import local, summed
 
 
 class Projection(NamedTuple):
@@ -43,7 +46,8 @@ def project(task: Sequence[Tensor | None], anchor: Sequence[Tensor | None]) -> P
     products = torch.stack([_dot(g, ot) for g, ot in pairs]).sum()
     anchor_norm = torch.stack([_dot(ot, ot) for ot in anchor if ot is not None]).sum()
     task_norm = torch.stack([_dot(g, g) for g in task if g is not None]).sum()
-    dot, anchor_energy, task_energy = torch.stack([products, anchor_norm, task_norm]).tolist()  # one synchronisation
+    sums = summed(torch.stack([products, anchor_norm, task_norm]), (g for g, _ in pairs))
+    dot, anchor_energy, task_energy = sums.tolist()  # one synchronisation
     if not (dot < 0 and anchor_energy > 0):
         return Projection(list(task), 0.0, False)
     scale = dot / anchor_energy
@@ -52,7 +56,7 @@ def project(task: Sequence[Tensor | None], anchor: Sequence[Tensor | None]) -> P
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten().double(), b.flatten().double())
+    return torch.dot(local(a).flatten().double(), local(b).flatten().double())
 
 
 def _subtract(g: Tensor | None, ot: Tensor | None, scale: float) -> Tensor | None:

@@ -4,7 +4,7 @@
     DIR/metrics.jsonl                            live
     DIR/tensorboard/
     DIR/checkpoints/000500/pretrained_model/     the policy, with train_config.json and metrics.jsonl so far
-    DIR/checkpoints/000500/training_state/       optimizer.safetensors, state.json, method.safetensors if need be
+    DIR/checkpoints/000500/training_state/       optimizer, if need be method and ema.safetensors, state.json
     DIR/checkpoints/last -> 000500
 
 A checkpoint is written under a hidden name beside its place, flushed to disk and renamed: a name of digits is a whole
@@ -23,10 +23,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aegis_policy.training.shards import like
+
 CHECKPOINTS, LAST = "checkpoints", "last"
 MODEL, STATE = "pretrained_model", "training_state"
 METRICS, CONFIG = "metrics.jsonl", "train_config.json"
-_OPTIMIZER, _METHOD, _PROGRESS = "optimizer.safetensors", "method.safetensors", "state.json"
+_OPTIMIZER, _PROGRESS = "optimizer.safetensors", "state.json"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -81,29 +83,27 @@ def write_text(path: Path, text: str) -> None:
     _flush_folder(path.parent)
 
 
-def save_training_state(
-    folder: Path,
-    step: int,
-    optimizer: torch.optim.Optimizer,
-    names: Iterable[tuple[str, nn.Parameter]],
-    method: dict[str, Tensor] | None = None,
-) -> None:
-    """Write the optimizer's moments, by parameter name, the number of steps done, and the method's own state."""
-    folder.mkdir(parents=True)
-    moments = {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in names
-        for key, value in optimizer.state.get(parameter, {}).items()
+def moments(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name, "name/exp_avg" and so on."""
+    return {
+        f"{name}/{key}": value for name, parameter in names for key, value in optimizer.state.get(parameter, {}).items()
     }
-    save_file(moments, folder / _OPTIMIZER)
-    if method:
-        save_file(method, folder / _METHOD)
+
+
+def save_training_state(folder: Path, step: int, optimizer: dict[str, Tensor], **others: dict[str, Tensor]) -> None:
+    """Write the number of steps done, the optimizer's `moments`, and whatever else has a state that is not empty."""
+    folder.mkdir(parents=True)
+    for name, tensors in {"optimizer": optimizer, **others}.items():
+        if tensors or name == "optimizer":
+            stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(stored, folder / f"{name}.safetensors")
     (folder / _PROGRESS).write_text(json.dumps({"step": step}) + "\n")
 
 
-def load_method_state(folder: Path) -> dict[str, Tensor]:
-    """The method's own state, empty where it has none."""
-    return load_file(folder / _METHOD) if (folder / _METHOD).exists() else {}
+def load_other_state(folder: Path, name: str) -> dict[str, Tensor]:
+    """What `save_training_state` was given under a name, empty if that was."""
+    path = folder / f"{name}.safetensors"
+    return load_file(path) if path.exists() else {}
 
 
 def load_training_state(
@@ -114,13 +114,13 @@ def load_training_state(
     Raises:
         ValueError: the state is of other parameters.
     """
-    moments = load_file(folder / _OPTIMIZER)
     parameters = dict(names)
-    for name, value in moments.items():
+    for name, value in load_file(folder / _OPTIMIZER).items():
         name, _, key = name.rpartition("/")
         if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
             raise ValueError(f"{folder / _OPTIMIZER}: '{name}' {list(value.shape)} is not a parameter of this policy")
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = like(value, parameter) if value.dim() else value.to(parameter.device)
     return int(json.loads((folder / _PROGRESS).read_text())["step"])
 
 

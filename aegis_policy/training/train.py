@@ -1,6 +1,7 @@
 """Fine-tuning: demonstrations and a start in, a folder of checkpoints out.
 
-The loop is the same for every method; `methods` makes the gradients, `batches` the data, `state` what survives a kill.
+The loop is the same for every method; `methods` makes the gradients, `batches` the data, `state` what survives a kill,
+`world` one training of several processes.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, replace
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PaliGemmaForConditionalGeneration
 
@@ -29,14 +29,18 @@ from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.model.processor import Processor
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
-from aegis_policy.training import state
+from aegis_policy.training import state, world
 from aegis_policy.training.anchor import Anchor
 from aegis_policy.training.batches import Batches, Replay, read_prompts
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
+from aegis_policy.training.ema import Average
 from aegis_policy.training.methods import Batch, Given, make_method, method_class
+from aegis_policy.training.metrics import Metrics
 from aegis_policy.training.prefetch import prefetched
+from aegis_policy.training.recompute import recompute_layers
+from aegis_policy.training.shards import free, full, shard, whole
 from aegis_policy.training.vqa_eval import score
 
 log = logging.getLogger(__name__)
@@ -75,12 +79,17 @@ def resume(output: Path) -> Path:
     if not (output / state.CONFIG).is_file():
         raise FileNotFoundError(f"{output}: no training run here ({state.CONFIG} is missing)")
     config = TrainConfig.from_json((output / state.CONFIG).read_text())
-    return _run(config, output, state.adopt_newest(output))
+    with world.joined():
+        if world.is_first():
+            state.adopt_newest(output)
+        world.wait()
+        return _run(config, output, next(reversed(state.checkpoints(output)), None))
 
 
 def _run(config: TrainConfig, output: Path, newest: Path | None) -> Path:
-    config.check()
-    Trainer(config, output, newest).run()
+    with world.joined():
+        config.check(world.size())
+        Trainer(config, output, newest).run()
     return output / state.CHECKPOINTS / state.LAST / state.MODEL
 
 
@@ -112,8 +121,17 @@ class Trainer:
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
         self.method = make_method(config, self.policy, Given(self.start.processor, self.anchor, self._before()))
+        if resume is not None:
+            self.method.load_own_state(state.load_other_state(resume / state.STATE, "method"))
+        world.agree(self.policy.parameters())
+        if config.gradient_checkpointing:
+            recompute_layers(self.policy)
+        if config.shard:
+            shard(self.policy)
         if config.compile:
             self.method.compile()
+        self.trained = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        self.average = None if config.ema is None else Average(self.trained, config.ema)
         groups = [
             {"params": self.method.backbone, "peak": config.learning_rate},
             {"params": self.method.expert, "peak": config.expert_learning_rate},
@@ -134,16 +152,15 @@ class Trainer:
             device=self.device,
             replay=self._replay(),
             questions=read_prompts(config.prompts) if config.prompts else (),
+            asked=config.asked,
         )
         self._measured = _measured(source, "after" if resume is None else "before")
-        self.done, self._metrics, self._shown = 0, "", dict[str, str]()
-        self._accuracy: dict[str, tuple[float, float]] = {}  # of each question set, at step 0 and now
+        self.done = 0
         if resume is not None:
-            self.method.load_own_state(state.load_method_state(resume / state.STATE))
-            names = self.policy.named_parameters()
-            self.done = state.load_training_state(resume / state.STATE, self.optimizer, names)
-            self._metrics = (resume / state.MODEL / state.METRICS).read_text()
-            self._accuracy = _accuracies(self._metrics)
+            if self.average is not None:
+                self.average.load(state.load_other_state(resume / state.STATE, "ema"))
+            self.done = state.load_training_state(resume / state.STATE, self.optimizer, self.trained.items())
+        self.metrics = Metrics(output, "" if resume is None else (resume / state.MODEL / state.METRICS).read_text())
 
     def _start(self, source: str | Path | None, dataset: Demonstrations, name: str) -> Checkpoint:
         info = PolicyInfo(
@@ -191,47 +208,59 @@ class Trainer:
     def run(self) -> None:
         """Train to the end, evaluating and saving on the way."""
         config = self.config
-        state.write_text(self.output / state.METRICS, self._metrics)  # without what came after the checkpoint
-        state.write_text(self.output / state.CONFIG, config.to_json())
-        self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.done + 1)
+        world.wait()  # until all have seen that there is no other run here
+        self.metrics.open(self.done)
+        if world.is_first():
+            state.write_text(self.output / state.CONFIG, config.to_json())
         if self.done == 0:
-            self._evaluate(0)
-        steps = range(self.done, config.steps)
+            self._evaluate()
+        steps, silent = range(self.done, config.steps), not world.is_first()
         with (
-            tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step") as bar,
-            closing(prefetched(self.batches.batch, steps)) as batches,
+            tqdm(total=config.steps, initial=self.done, desc=config.method, unit="step", disable=silent) as bar,
+            closing(prefetched(self.parts, steps)) as batches,
         ):
             for step in steps:
                 row = self.step(step, batches)
                 self.done = step + 1
                 last = self.done == config.steps
                 if self.done % config.log_every == 0 or last:
-                    self._log(row)
+                    self.metrics.step(self.done, row)
                 measured = last or (config.eval_every > 0 and self.done % config.eval_every == 0)
                 if measured:
-                    self._evaluate(self.done)
+                    self._evaluate()
                 if config.max_vqa_drop is not None and measured:
                     self._refuse_forgetting(config.max_vqa_drop)
                     self.save()
                 elif config.max_vqa_drop is None and (last or self.done % config.save_every == 0):
                     self.save()
                 bar.update()
-                bar.set_postfix(loss=f"{row['loss']:.3f}", **self._shown)
-        self._writer.close()
+                shown = {name: f"{now:.1%}" for name, (_, now) in self.metrics.accuracy.items()}
+                bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
+        self.metrics.close()
 
-    def step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+    def parts(self, step: int) -> list[Batch]:
+        """This process's part of each micro-batch of a step.
+
+        Micro-batch m of A has the samples m, m + A, ... of the batch, however many processes share it.
+        """
+        count = self.config.accumulate
+        return [self.batches.batch(step, m + count * world.rank(), count * world.size()) for m in range(count)]
+
+    def step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, float]:
         """One update, by the next of `batches`; returns its metrics. `data_seconds` is how long it waited for that."""
         began = time.perf_counter()
-        batch = next(batches)
+        parts = next(batches)
         loaded = time.perf_counter()
-        metrics = self.method.backward(batch)
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip).item()
+        metrics = self.method.backward(*parts)
+        norm = full(nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip)).item()
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step + 1}: the gradient is not finite; try a lower --learning-rate")
         factor = rate_factor(step, self.config.steps, self.config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         return {
             **metrics,
             "gradient_norm": norm,
@@ -242,7 +271,7 @@ class Trainer:
 
     def _refuse_forgetting(self, limit: float) -> None:
         """Raise ForgettingError if VQA, as last measured, has lost more than `limit` percentage points since step 0."""
-        for name, (before, now) in self._accuracy.items():
+        for name, (before, now) in self.metrics.accuracy.items():
             if 100 * (before - now) > limit + 1e-9:  # rounding is no question more
                 good = state.checkpoints(self.output)
                 where = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was good"
@@ -252,56 +281,39 @@ class Trainer:
                     f"--method stop-gradient"
                 )
 
-    def _evaluate(self, step: int) -> None:
-        """VQA on the hold-out sets."""
+    def _evaluate(self) -> None:
+        """VQA on the hold-out sets, of the average where there is one; every process, as all have to gather weights."""
         if not self.samples or not self.config.eval_every:
             return
-        with autocast(self.device):
+        with autocast(self.device), self.average.in_place() if self.average else nullcontext():
             scores = {name: score(self.policy, self.start.processor, each) for name, each in self.samples.items()}
-        self._write({"step": step, "vqa": {name: asdict(result) for name, result in scores.items()}})
-        for name, result in scores.items():
-            self._writer.add_scalar(f"vqa/{name}/accuracy", result.accuracy, step)
-            self._writer.add_scalar(f"vqa/{name}/cross_entropy", result.cross_entropy, step)
-            before, _ = self._accuracy.get(name, (result.accuracy, 0.0))
-            self._accuracy[name] = before, result.accuracy
-        self._shown = {name: f"{result.accuracy:.1%}" for name, result in scores.items()}
-
-    def _log(self, row: dict[str, float]) -> None:
-        self._write({"step": self.done, **row})
-        for name, value in row.items():
-            self._writer.add_scalar(f"train/{name}", value, self.done)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        with (self.output / state.METRICS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        free(self.policy)
+        self.metrics.vqa(self.done, scores)
 
     def save(self) -> None:
-        """Write a checkpoint and make it the last one."""
-        state.write_checkpoint(self.output, self.done, self._fill, self.config.keep)
+        """Write a checkpoint and make it the last one. Every process gathers what the first one writes."""
+        average = self.average
+        weights = self.method.finished({} if average is None else average.values)
+        others = {"method": self.method.own_state(), "ema": {} if average is None else average.state()}
+        moments = whole(state.moments(self.optimizer, self.trained.items()))
 
-    def _fill(self, folder: Path) -> None:
-        model = folder / state.MODEL
-        checkpoints.save(replace(self.start, policy=self.method.finished()), model)
+        def fill(folder: Path) -> None:
+            self._fill(folder / state.MODEL, weights)
+            state.save_training_state(folder / state.STATE, self.done, moments, **others)
+
+        if world.is_first():
+            state.write_checkpoint(self.output, self.done, fill, self.config.keep)
+
+    def _fill(self, model: Path, weights: dict[str, Tensor]) -> None:
+        checkpoints.save(self.start, model, weights)
         if self.anchor is not None:
             self.anchor.save(model / anchors.FILE)
-        metrics = (self.output / state.METRICS).read_text()
+        metrics = self.metrics.text
         (model / state.METRICS).write_text(metrics)
         (model / state.CONFIG).write_text(self.config.public().to_json())
         if self._measured:
             (model / MEASURED).write_text(json.dumps({"before": self._measured, "after": {}}, indent=1) + "\n")
         (model / "README.md").write_text(model_card(self.start.info, self.config, self.done, metrics))
-        names = self.policy.named_parameters()
-        state.save_training_state(folder / state.STATE, self.done, self.optimizer, names, self.method.own_state())
-
-
-def _accuracies(metrics: str) -> dict[str, tuple[float, float]]:
-    """Of each question set, first and last, as metrics.jsonl tells."""
-    measured = [row["vqa"] for row in map(json.loads, metrics.splitlines()) if "vqa" in row]
-    return (
-        {name: (measured[0][name]["accuracy"], measured[-1][name]["accuracy"]) for name in measured[0]}
-        if measured
-        else {}
-    )
 
 
 def _warn_of_unknown_words(processor: Processor, instructions: Sequence[str]) -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from aegis_policy.data.packing import IGNORE, Packed, pack
+from aegis_policy.data.packing import IGNORE, pack
 from aegis_policy.data.vqa import Sample
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.processor import Processor
@@ -25,13 +24,6 @@ class VQAScore:
     cross_entropy: float
     families: dict[str, float]
     n: int
-
-
-def answer_logits(backbone: Backbone, images: Tensor, packed: Packed) -> Tensor:
-    """Logits [B, T, vocabulary] of the packed text after images [B, K, 3, S, S]."""
-    embeds = backbone.embed(images, packed.ids)
-    hidden = backbone.read(embeds, packed.allowed, packed.place)
-    return backbone.logits(hidden[:, -packed.ids.shape[1] :])
 
 
 @torch.no_grad()
@@ -53,7 +45,7 @@ def score(backbone: Backbone, processor: Processor, samples: Sequence[Sample], b
         images = processor.images(np.stack([sample.images for sample in batch])).to(device)
         n = images.shape[1] * backbone.image_tokens
         packed = pack([[sample.question] for sample in batch], processor, n).to(device)
-        logits, labels = answer_logits(backbone, images, packed), packed.labels
+        logits, labels = backbone.answer_logits(images, packed), packed.labels
         correct = ((logits.argmax(dim=-1) == labels) | (labels == IGNORE)).all(dim=1)
         for sample, is_right in zip(batch, correct.tolist(), strict=True):
             right[sample.question.family].append(is_right)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aegis_policy.data.demonstrations import Demonstrations
-from aegis_policy.model.checkpoint import load_vlm, start_policy
+from aegis_policy.model.checkpoint import load_vlm, start_policy, stored_weights
 from aegis_policy.policy import PolicyInfo
 from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, w2_loss
 from aegis_policy.training.batches import Batches, Replay
@@ -17,7 +17,6 @@ from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.methods import Given, Method, make_method
 from aegis_policy.training.methods.aegis import Aegis
 from aegis_policy.training.methods.distillation import ANSWER_TOKENS
-from aegis_policy.training.vqa_eval import answer_logits
 
 
 @pytest.fixture
@@ -237,7 +236,7 @@ def test_co_training_adds_the_answers_cross_entropy(start, batch, questions):
     naive.backward(batch)
     task = gradients(start.policy)
     start.policy.zero_grad()
-    logits = answer_logits(start.policy, asked.images, asked.packed)
+    logits = start.policy.answer_logits(asked.images, asked.packed)
     right = asked.packed.labels != -100
     (-logits.log_softmax(-1)[right].gather(1, asked.packed.labels[right][:, None]).mean()).backward()
     answers = gradients(start.policy)
@@ -262,8 +261,9 @@ def test_lora_trains_adapters_and_saves_what_they_add_up_to(start, batch, vlm):
         for parameter in method.backbone:
             parameter.add_(0.1 * torch.randn_like(parameter))
     adapted = method.backward(batch)["loss"]
-    plain = method.finished()
-    assert plain.vlm.state_dict().keys() == before.keys()
+    plain = start_policy(vlm, start.info, start.norm_stats).policy
+    plain.load_state_dict(method.finished({}), strict=False)
+    assert method.finished({}).keys() == stored_weights(plain).keys()
     got = plain.vlm.state_dict()["model.language_model.layers.1.mlp.up_proj.weight"]
     layer = start.policy.language_model.layers[1].mlp.up_proj
     added = 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight

@@ -259,10 +259,8 @@ def test_batches_are_a_function_of_seed_and_step(config, vlm):
     processor = load_backbone(vlm)[1]
 
     def batches(seed: int) -> Batches:
-        questions = ("what colour is the cube", "red", "green")
-        return Batches(
-            dataset, processor, dataset.norm_stats(), batch_size=5, noise_samples=2, seed=seed, questions=questions
-        )
+        options = {"questions": ("what colour is the cube", "red", "green"), "asked": 2}
+        return Batches(dataset, processor, dataset.norm_stats(), batch_size=5, noise_samples=2, seed=seed, **options)
 
     first, again, other = batches(0), batches(0), batches(1)
     again.batch(0), again.batch(30)  # whatever came before
@@ -271,7 +269,7 @@ def test_batches_are_a_function_of_seed_and_step(config, vlm):
             assert torch.equal(tensor, getattr(again.batch(7), name)), name
     asked = [first.batch(step).questions for step in range(7, 27)]
     assert asked == [again.batch(step).questions for step in range(7, 27)] and len(set(asked)) > 1
-    assert {len(questions) for questions in asked} == {2}  # of 5 images
+    assert {len(questions) for questions in asked} == {2}
     assert not torch.equal(first.batch(7).noise, other.batch(7).noise)
     assert not torch.equal(first.batch(7).noise, first.batch(8).noise)
     length = len(dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.data.packing import Packed
+from aegis_policy.model.checkpoint import stored_weights
 from aegis_policy.model.policy import AegisPolicy, Prefix
 from aegis_policy.model.processor import Processor
+from aegis_policy.training import world
 from aegis_policy.training.anchor import Anchor, LayerRecorder, transformer_layers
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast
+from aegis_policy.training.shards import whole
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Given:
 class Method(ABC):
     """Decides which parameters of a policy train, and gives them their gradients.
 
+    It is made before the policy is sharded, which gives it other parameters: they are looked up when they are needed.
+
     Args:
         policy: to be trained; parameters that do not train lose their `requires_grad`.
         config: its `freeze_vision` and what is said to be of this method.
@@ -108,13 +114,33 @@ class Method(ABC):
     def expert(self) -> list[nn.Parameter]:
         return [p for p in self.policy.expert.parameters() if p.requires_grad]
 
-    @abstractmethod
-    def backward(self, batch: Batch) -> dict[str, float]:
-        """Leave the gradient of every trainable parameter in its `.grad`, and return what is worth logging."""
+    def backward(self, *parts: Batch) -> dict[str, float]:
+        """Leave the gradient of a step in the `.grad` of every trainable parameter, and return what is worth logging.
 
-    def finished(self) -> AegisPolicy:
-        """The policy in its plain architecture, to be saved."""
-        return self.policy
+        Args:
+            parts: this process's part of each micro-batch; the gradient is the mean over them and over the processes.
+        """
+        self.policy.zero_grad()
+        rows = [self.add_gradient(part, 1 / len(parts)) for part in parts]
+        world.average(p.grad for p in (*self.backbone, *self.expert) if p.grad is not None)
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        return world.mean(means) | self.finish()
+
+    @abstractmethod
+    def add_gradient(self, batch: Batch, share: float) -> dict[str, float]:
+        """Add to `.grad` the gradient of a micro-batch, times its share of the step; return what is worth logging."""
+
+    def finish(self) -> dict[str, float]:
+        """What is done to a step's gradient once it is the mean over micro-batches and processes."""
+        return {}
+
+    def finished(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the policy in its plain architecture, to be saved, for the first process; every process must ask.
+
+        Args:
+            trained: values of parameters, by name, in place of the policy's own.
+        """
+        return whole({**stored_weights(self.policy), **trained})
 
     def own_state(self) -> dict[str, Tensor]:
         """What the finished policy does not hold and a resumed run needs."""
@@ -148,17 +174,18 @@ class Method(ABC):
         return prefix, [] if self.recorder is None else list(self.recorder.outputs)
 
     def _flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        # The expert does not read the last hidden states: in shards, zeros would come back through them all the same.
+        prefix = replace(prefix, hidden=prefix.hidden.detach())
         return self.policy.flow_loss(prefix, state, actions, noise, time).mean()
 
 
 class Penalised(Method):
     """L = L_flow + strength * L_more, in one backward pass."""
 
-    def backward(self, batch: Batch) -> dict[str, float]:
-        self.policy.zero_grad()
+    def add_gradient(self, batch: Batch, share: float) -> dict[str, float]:
         loss, valid, recorded = self.flow_loss(batch)
         more = self.penalty(batch, valid, recorded)
-        (loss + self.weight * more).backward()
+        (share * (loss + self.weight * more)).backward()
         return {"loss": loss.item(), "penalty": more.item()}
 
     @abstractmethod

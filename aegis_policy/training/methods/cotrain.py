@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aegis_policy.data.packing import IGNORE
+from aegis_policy.training import world
 from aegis_policy.training.device import autocast
 from aegis_policy.training.methods.base import Batch, Penalised
-from aegis_policy.training.vqa_eval import answer_logits
 
 
 class CoTrain(Penalised):
@@ -19,5 +19,7 @@ class CoTrain(Penalised):
     def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
         assert batch.asked is not None
         with autocast(self.device):
-            logits = answer_logits(self.policy, batch.asked.images, batch.asked.packed)
-        return F.cross_entropy(logits.flatten(0, 1), batch.asked.packed.labels.flatten(), ignore_index=IGNORE)
+            logits = self.policy.answer_logits(batch.asked.images, batch.asked.packed)
+        labels = batch.asked.packed.labels.flatten()
+        losses = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum")
+        return world.total(losses) / world.total((labels != IGNORE).sum())

@@ -10,11 +10,11 @@ from aegis_policy.data.packing import IGNORE, pack
 from aegis_policy.data.vqa import Question
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.policy import AegisPolicy
+from aegis_policy.training import world
 from aegis_policy.training.anchor import LayerRecorder, transformer_layers
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast
 from aegis_policy.training.methods.base import Batch, Given, Penalised
-from aegis_policy.training.vqa_eval import answer_logits
 
 ANSWER_TOKENS = 8
 """Longest answer that is held."""
@@ -49,11 +49,12 @@ class DistilFeatures(Distillation):
             self.teacher.encode(batch.images, batch.ids, batch.valid)
             before = list(outputs)
             outputs.clear()
-        distances = []
+        distances, sizes = [], []
         for now, then in zip(recorded, before, strict=True):
             then = then[valid].float()  # (tokens, W)
-            distances.append((now[valid].float() - then).square().sum() / then.square().sum())
-        return torch.stack(distances).mean()
+            distances.append((now[valid].float() - then).square().sum())
+            sizes.append(then.square().sum())
+        return (world.total(torch.stack(distances)) / world.total(torch.stack(sizes))).mean()
 
 
 class DistilAnswers(Distillation):
@@ -74,9 +75,10 @@ class DistilAnswers(Distillation):
                 answers = map(processor.text, torch.stack(tokens, dim=1).tolist())
                 rows = [[Question(*asked, "")] for asked in zip(batch.questions, answers, strict=True)]
                 packed = pack(rows, processor, images.shape[1] * self.policy.image_tokens).to(self.device)
-                before = answer_logits(self.teacher, images, packed)
-            now = answer_logits(self.policy, images, packed)
+                before = self.teacher.answer_logits(images, packed)
+            now = self.policy.answer_logits(images, packed)
         held = packed.labels != IGNORE
-        return F.kl_div(
-            now[held].log_softmax(dim=-1), before[held].log_softmax(dim=-1), log_target=True, reduction="batchmean"
+        divergence = F.kl_div(
+            now[held].log_softmax(dim=-1), before[held].log_softmax(dim=-1), log_target=True, reduction="sum"
         )
+        return world.total(divergence) / world.total(held.sum())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Mapping
 
 from peft import LoraConfig
-from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.lora import LoraModel
 from torch import Tensor
 
 from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.methods.base import Given
 from aegis_policy.training.methods.plain import Naive
+from aegis_policy.training.shards import whole
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+BASE = ".base_layer.weight"
+"""What peft calls the weight beside its adapters."""
 
 
 class Lora(Naive):
@@ -31,17 +34,18 @@ class Lora(Naive):
         policy.vlm.requires_grad_(False)
         adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(ADAPTED))
         LoraModel(policy.language_model, adapters, "default")
+        self.scale = config.lora_alpha / config.lora_rank
 
-    def finished(self) -> AegisPolicy:
-        plain = deepcopy(self.policy)
-        for name, module in list(plain.named_modules()):
-            if isinstance(module, LoraLayer):
-                module.merge()
-                plain.set_submodule(name, module.get_base_layer())
-        return plain
+    def finished(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = super().finished(trained)
+        for name in [name for name in weights if name.endswith(BASE)]:
+            stem = name.removesuffix(BASE)
+            down, up = (weights.pop(f"{stem}.lora_{side}.default.weight") for side in "AB")
+            weights[f"{stem}.weight"] = weights.pop(name) + self.scale * up @ down
+        return weights
 
     def own_state(self) -> dict[str, Tensor]:
-        return {name: p.detach().cpu() for name, p in self.policy.vlm.named_parameters() if p.requires_grad}
+        return whole({name: p for name, p in self.policy.vlm.named_parameters() if p.requires_grad})
 
     def load_own_state(self, tensors: dict[str, Tensor]) -> None:
         self.policy.vlm.load_state_dict(tensors, strict=False)

@@ -10,10 +10,9 @@ from aegis_policy.training.methods.base import Batch, Given, Method
 class Naive(Method):
     """g = grad L_flow, through everything (pi0, arXiv 2410.24164)."""
 
-    def backward(self, batch: Batch) -> dict[str, float]:
-        self.policy.zero_grad()
+    def add_gradient(self, batch: Batch, share: float) -> dict[str, float]:
         loss, *_ = self.flow_loss(batch)
-        loss.backward()
+        (share * loss).backward()
         return {"loss": loss.item()}
 
 
@@ -24,8 +23,7 @@ class StopGradient(Method):
         super().__init__(policy, config, given)
         policy.vlm.requires_grad_(False)
 
-    def backward(self, batch: Batch) -> dict[str, float]:
-        self.policy.zero_grad()
+    def add_gradient(self, batch: Batch, share: float) -> dict[str, float]:
         loss, *_ = self.flow_loss(batch, detach=True)
-        loss.backward()
+        (share * loss).backward()
         return {"loss": loss.item()}
