@@ -104,13 +104,9 @@ def images_within(in_memory: int) -> Iterator[None]:
 
 def write_table(results: dict[str, Any]) -> None:
     """Put the figures into the page."""
-    head = ["data set, images", "a batch takes", *(f"waiting, `{method}` (step)" for method in METHODS)]
+    head = ["data set, images", "a batch takes", *(f"waiting, `{method}`" for method in METHODS)]
     rows = [
-        [
-            name,
-            f"{found['batch_ms']:.0f} ms",
-            *(f"{found[method]['share_waiting']:.1%} ({found[method]['step_ms']:.0f} ms)" for method in METHODS),
-        ]
+        [name, f"{found['batch_ms']:.0f} ms", *(f"{found[method]['share_waiting']:.2%}" for method in METHODS)]
         for name, found in results.items()
     ]
     fill(PAGE, "data-wait", table(head, rows))

@@ -99,7 +99,8 @@ def test_survives_sigkill(vlm, demonstrations, tmp_path, kills, from_the_start, 
 def test_ctrl_c_ends_it_at_once_and_it_goes_on(vlm, demonstrations, tmp_path):
     run = tmp_path / "run"
     process = start(
-        *("--dataset", str(demonstrations), "--checkpoint", str(vlm), "--method", "naive", "--steps", "100000"),
+        *("--dataset", str(demonstrations), str(demonstrations), "--dataset-weights", "3", "1"),
+        *("--checkpoint", str(vlm), "--normalization", "quantiles", "--method", "naive", "--steps", "100000"),
         *("--output", str(run), "--save-every", "5", "--eval-every", "0", "--batch-size", "4"),
     )
     wait_for_progress(run, 0, process)

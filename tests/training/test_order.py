@@ -54,6 +54,13 @@ def test_the_rows_of_a_step_do_not_depend_on_what_was_asked_before():
     assert (first.rows(0, 60) != first.rows(1, 60)).any()
 
 
+def test_what_a_small_share_leaves_out_is_another_part_each_time():
+    order = Order((40, 20), (1, 2), seed=0)  # 20 of the first's 40 in a pass
+    seen = [set(rows[rows < 40]) for rows in (order.rows(number, 60) for number in range(4))]
+    assert [len(part) for part in seen] == [20] * 4 and not seen[0] & seen[1]
+    assert seen[0] not in (seen[2], seen[3])
+
+
 @given(total=st.integers(1, 10**6), weights=st.lists(st.floats(1e-300, 1e300), min_size=1, max_size=6))
 def test_apportioning_leaves_nothing_over(total, weights):
     shares = apportion(total, weights)
