@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from aegis_policy.model.checkpoint import load, load_backbone
+from aegis_policy.training import state
 from aegis_policy.training.anchor import anchor_of_sets
 from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.train import resume, train
+
+pytestmark = pytest.mark.timeout(1200)  # whichever test is the first waits for all trainings; about a minute if alone
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
@@ -60,7 +67,7 @@ def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, Train
     options: dict[MethodName, dict] = {
         "aegis": anchored,
         "anchor-penalty": anchored,
-        "co-train": {"replay": (str(questions),)},
+        "co-train": {"replay": (str(write_answers(questions, folder / "answers.hdf5")),)},
         "distil-answers": {"prompts": str(folder / "questions.txt")},
         "lora": {"lora_rank": 2},
     }
@@ -78,6 +85,18 @@ def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, Train
         save_every=STEPS // 2,
     )
     return recipes
+
+
+def write_answers(questions: Path, copy: Path) -> Path:
+    """The questions, every other answer longer: a mean over tokens is then not the mean of the processes' means."""
+    shutil.copy(questions, copy)
+    with h5py.File(copy, "r+") as file:
+        rows = [json.loads(row) for row in file["questions"].asstr()[:]]
+        rows = [
+            [[text, f"the {answer} cube"[4 * (i % 2) :], family]] for i, [[text, answer, family]] in enumerate(rows)
+        ]
+        file["questions"][:] = [json.dumps(row) for row in rows]
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +177,26 @@ def test_one_process_goes_on_with_what_two_began(alone, together, tmp_path):
         recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"shard": False}))
         resume(tmp_path / way)
         assert_close(alone / "everything", tmp_path / way)
+
+
+@pytest.mark.slow
+def test_when_a_process_is_killed_the_others_end_and_the_newest_checkpoint_loads(recipes, tmp_path):
+    recipe, run = recipes["naive"], tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command += [str(Path(sys.executable).with_name("aegis")), "train", "--dataset", *recipe.dataset]
+    command += ["--checkpoint", str(recipe.checkpoint), "--method", "naive", "--batch-size", "4", "--steps", "100000"]
+    command += ["--save-every", "1", "--keep", "2", "--eval-every", "0", "--output", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not state.checkpoints(run):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.1)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    load(run)
 
 
 def test_sharding_needs_processes(recipes, tmp_path):
