@@ -17,8 +17,13 @@ from aegis_policy.training import state
 
 
 def start(*options: str) -> subprocess.Popen[bytes]:
-    command = Path(sys.executable).with_name("aegis")
-    return subprocess.Popen([command, "train", *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    """Ctrl-C reaches it as from a terminal, also where the tests run in the background, whose children ignore it."""
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("aegis"), "train", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def newest(run: Path) -> int:
@@ -103,9 +108,12 @@ def test_ctrl_c_ends_it_at_once_and_it_goes_on(vlm, demonstrations, tmp_path):
         *("--checkpoint", str(vlm), "--normalization", "quantiles", "--method", "naive", "--steps", "100000"),
         *("--output", str(run), "--save-every", "5", "--eval-every", "0", "--batch-size", "4"),
     )
-    wait_for_progress(run, 0, process)
+    wait_for_progress(run, 5, process)  # the second checkpoint: it may be stopped before `last` points to it
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors.decode()
     assert b"Traceback" not in errors
     reached = check(run)
