@@ -71,7 +71,7 @@ class TrainConfig(Recipe):
         dataset: Demonstrations, HDF5 files (robomimic layout) or LeRobot folders, alike in cameras, features and rate.
         dataset_weights: How often each of them is seen, one number for each, in any unit: 3 1 for three samples of the
             first to one of the second, however large they are. If left out, every sample once per pass.
-        method: What is done against forgetting: naive (nothing), stop-gradient (only the expert learns), aegis (bends
+        method: What is done against forgetting: stop-gradient (only the expert learns), naive (nothing), aegis (bends
             the gradient away from what would undo the anchor), or one of those in docs/method.md.
         strength: Weight of what co-train, anchor-penalty, l2-sp, distil-features and distil-answers add to the flow
             loss; each has a default of its own.
@@ -118,7 +118,7 @@ class TrainConfig(Recipe):
 
     dataset: tuple[str, ...] = ()
     dataset_weights: tuple[float, ...] = ()
-    method: MethodName = "aegis"
+    method: MethodName = "stop-gradient"
     strength: float | None = None
     lora_rank: int = 16
     lora_alpha: int = 32

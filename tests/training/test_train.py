@@ -44,6 +44,7 @@ def anchor(vlm, questions, tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(vlm, demonstrations, questions, anchor) -> TrainConfig:
     return TrainConfig(
+        method="aegis",
         dataset=(str(demonstrations),),
         checkpoint=str(vlm),
         anchor=str(anchor),
