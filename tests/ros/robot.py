@@ -18,10 +18,10 @@ from aegis_interfaces.srv import NewEpisode
 from ament_index_python.packages import get_package_prefix
 from builtin_interfaces.msg import Duration
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aegis_policy.inference.ros_images import image_to_numpy
@@ -102,6 +102,7 @@ class Watcher(Node):
         for name, kept in self.images.items():
             self.create_subscription(Image, f"/{name}/image_raw", kept.append, qos_profile_sensor_data)
         self._arm = self.create_publisher(JointTrajectory, "/joint_trajectory_controller/joint_trajectory", 10)
+        self._joints = self.create_publisher(Float64MultiArray, "/forward_position_controller/commands", 10)
         self._gripper = self.create_publisher(Float64MultiArray, "/gripper_controller/commands", 10)
         self.wait_for(lambda: self._arm.get_subscription_count() and self._gripper.get_subscription_count(), "a robot")
 
@@ -128,8 +129,20 @@ class Watcher(Node):
     def send(self, message: JointTrajectory) -> None:
         self._arm.publish(message)
 
+    def move_joints(self, positions: Sequence[float]) -> None:
+        self._joints.publish(Float64MultiArray(data=positions))
+
     def move_fingers(self, *values: float) -> None:
         self._gripper.publish(Float64MultiArray(data=values))
+
+    def latched(self, topic: str) -> str:
+        """What was said there last, before anyone listened."""
+        told: list[str] = []
+        profile = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        subscription = self.create_subscription(String, topic, lambda message: told.append(message.data), profile)
+        self.wait_for(lambda: told, topic)
+        self.destroy_subscription(subscription)
+        return told[-1]
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self.create_client(kind, name)

@@ -1,7 +1,7 @@
 """A robot's joints as a policy knows them: measured joints to its state, commands to joint targets.
 
 Kinematics are Pinocchio's on the robot's own description, and differential inverse kinematics are Pink's, a quadratic
-program within the description's limits of position and speed, and given ones of acceleration.
+program within the description's limits of position and speed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pink
 import pinocchio
 from pink.exceptions import PinkError
-from pink.limits import AccelerationLimit, ConfigurationLimit, Limit, VelocityLimit
+from pink.limits import ConfigurationLimit, VelocityLimit
 from pink.tasks import FrameTask, PostureTask
 from qpsolvers.exceptions import QPError
 
@@ -23,8 +23,6 @@ from aegis_policy.hand import Hand
 SOLVER = "daqp"
 POSTURE = 1e-3
 """Cost of leaving the posture of the start, against 1 for the hand's pose: settles what the pose leaves open."""
-RELAXED = (1.0, 2.0, 4.0)
-"""Joints' accelerations are kept within so many times their limits, the first that leaves a way at all."""
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 DISPLACEMENTS = (
     *(Feature(name, "m") for name in ("dx", "dy", "dz")),
@@ -56,7 +54,6 @@ class Arm:
 
     Attributes:
         joints: names of the J joints, in the order of all arrays here.
-        accelerations: the most of each joint [J], rad/s², or empty.
         hand: the gripper.
         base, tip: frames: the pose that is meant is that of `tip` in `base`.
         model: Pinocchio's, of these joints alone, the others at their zero.
@@ -68,21 +65,13 @@ class Arm:
         home: orientation of `tip` in `base` that a policy calls no rotation: roll, pitch and yaw about the fixed x, y
             and z of `base`, rad.
         hand: the gripper.
-        accelerations: the most of each joint, rad/s²; none if empty. A URDF has no place for them.
 
     Raises:
-        MismatchError: no URDF, joints or frames that it lacks, or accelerations that are not one for each joint.
+        MismatchError: no URDF, or joints or frames that it lacks.
     """
 
     def __init__(
-        self,
-        description: str,
-        joints: Sequence[str],
-        base: str,
-        tip: str,
-        home: Sequence[float],
-        hand: Hand,
-        accelerations: Sequence[float] = (),
+        self, description: str, joints: Sequence[str], base: str, tip: str, home: Sequence[float], hand: Hand
     ) -> None:
         try:
             whole = pinocchio.buildModelFromXML(description)
@@ -104,11 +93,6 @@ class Arm:
         self._order = [self.model.joints[self.model.getJointId(name)].idx_q for name in joints]
         self._base, self._tip = self.model.getFrameId(base), self.model.getFrameId(tip)
         self._home = pinocchio.rpy.rpyToMatrix(*home)
-        if len(accelerations) not in (0, len(joints)) or not all(0 < limit < np.inf for limit in accelerations):
-            raise MismatchError(
-                f"accelerations: expected {len(joints)} positive numbers, one a joint, got {list(accelerations)}"
-            )
-        self.accelerations = np.array(accelerations)
 
     def to_model(self, positions: np.ndarray) -> np.ndarray:
         """[J] in the order of `joints` -> in that of `model`, which is the description's."""
@@ -247,36 +231,23 @@ class CartesianFollower(Follower):
         self._reach = FrameTask(arm.tip, position_cost=1.0, orientation_cost=1.0)
         self._posture = PostureTask(cost=POSTURE)
         self._posture.set_target(self._configuration.q)
-        self._limits: list[Limit] = [ConfigurationLimit(arm.model), VelocityLimit(arm.model)]
-        # The way on which a joint brakes for the end of its range is reckoned without steps, and may ask a little more.
-        self._accelerations = [
-            AccelerationLimit(arm.model, arm.to_model(arm.accelerations) * factor)
-            for factor in RELAXED
-            if len(arm.accelerations)
-        ]
-        self._speeds = np.zeros(arm.model.nv)  # of the last command
+        self._limits = [ConfigurationLimit(arm.model), VelocityLimit(arm.model)]
 
     def follow(self, position: np.ndarray, velocity: np.ndarray, dt: float) -> JointTarget:
         pose = self._path.pose(position[self._moving[:3]], position[self._moving[3:]])
         self._reach.set_target(self._base * pose)
+        q = self._configuration.q
+        speeds = np.zeros_like(q)
         if dt > 0:
-            self._speeds = self._solve(dt)
-            self._configuration.integrate_inplace(self._speeds, dt)
-        speeds = self._speeds if dt > 0 else np.zeros_like(self._speeds)
-        return JointTarget(self._arm.from_model(self._configuration.q), self._arm.from_model(speeds))
-
-    def _solve(self, dt: float) -> np.ndarray:
-        """Joint speeds that take the hand there within all limits; of accelerations, the tightest that can be kept."""
-        for acceleration in self._accelerations:
-            acceleration.set_last_integration(self._speeds, dt)
-        for limits in (*([*self._limits, acceleration] for acceleration in self._accelerations), self._limits):
             try:
-                return pink.solve_ik(
-                    self._configuration, (self._reach, self._posture), dt, solver=SOLVER, limits=limits
+                speeds = pink.solve_ik(
+                    self._configuration, (self._reach, self._posture), dt, solver=SOLVER, limits=self._limits
                 )
             except (PinkError, QPError) as error:
-                failure = error
-        raise KinematicsError(f"inverse kinematics: {failure}") from failure
+                raise KinematicsError(f"inverse kinematics: {error}") from error
+            self._configuration.integrate_inplace(speeds, dt)
+            q = self._configuration.q
+        return JointTarget(self._arm.from_model(q), self._arm.from_model(speeds))
 
 
 def _listed(features: Sequence[Feature] | Mapping[Feature, object]) -> str:

@@ -41,7 +41,6 @@ DEFAULTS: tuple[tuple[str, Any, str, Any], ...] = (  # name, default or type, de
     ("arm.base", Parameter.Type.STRING, "frame that poses are given in", None),
     ("arm.tip", Parameter.Type.STRING, "frame whose pose the policy knows", None),
     ("arm.home", [0.0, 0.0, 0.0], "roll, pitch, yaw of the tip in the base that a policy calls no rotation, rad", None),
-    ("arm.accelerations", Parameter.Type.DOUBLE_ARRAY, "the most of each joint, rad/s²; may be left out", None),
     ("arm.output", "trajectory", f"what the arm's controller takes, see docs/ros.md: {', '.join(OUTPUTS)}", None),
     ("arm.command_topic", Parameter.Type.STRING, "to the arm's controller; of the type that arm.output says", None),
     ("arm.coasting", 0.04, "of trajectories: s that one reaches ahead; it then brakes, unless another comes", SECONDS),

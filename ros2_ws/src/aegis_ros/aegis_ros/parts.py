@@ -81,8 +81,9 @@ def assemble(
     try:
         _wait(senses, inputs, read(node, "timeouts.start"))
         assert senses.description is not None
-        base, tip, home = (read(node, f"arm.{name}") for name in ("base", "tip", "home"))
-        arm = Arm(senses.description, joints, base, tip, home, hand, read_optional(node, "arm.accelerations", ()))
+        arm = Arm(
+            senses.description, joints, read(node, "arm.base"), read(node, "arm.tip"), read(node, "arm.home"), hand
+        )
         output, driver = _driver(node, policy, arm, inputs, turns := Turns(), send)
     except BaseException:
         senses.close()
