@@ -78,6 +78,14 @@ def test_stop_gradient_trains_the_expert_alone_with_naives_gradient(start, batch
 
 
 @pytest.mark.parametrize("name", ["naive", "aegis"])
+def test_gradients_have_their_parameters_layout(name, start, batch, anchor):
+    """The fused AdamW takes a gradient for laid out as its parameter is, whatever it says."""
+    make(start, name, anchor).backward(batch)
+    for key, parameter in start.policy.named_parameters():
+        assert parameter.grad is None or parameter.grad.stride() == parameter.stride(), key
+
+
+@pytest.mark.parametrize("name", ["naive", "aegis"])
 def test_freeze_vision_freezes_images_and_words_and_not_the_layers(name, start, batch, anchor):
     make(start, name, anchor, freeze_vision=True).backward(batch)
     names = gradients(start.policy)
