@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 import numpy as np
 from arena_tables import write_tables
-from provenance import ROOT, provenance
+from provenance import ROOT, keep, provenance
 from recipe import evaluate
 from tqdm import tqdm
 
@@ -57,11 +57,7 @@ class Run:
 
     def write(self, measured: Measured) -> None:
         """Keep what was measured; a file that is there is whole."""
-        RUNS.mkdir(exist_ok=True)
-        origin = {key: value for key, value in provenance().items() if key in ("commit", "machine", "date")}
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({**measured, **origin}, indent=1) + "\n")
-        partial.replace(self.file)
+        keep(self.file, measured)
 
 
 def main() -> None:

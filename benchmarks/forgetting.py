@@ -24,7 +24,7 @@ from pathlib import Path
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
 from forgetting_methods import Merge, Stage, Way, ways
 from forgetting_report import vqa_accuracy, write
-from provenance import ROOT, provenance
+from provenance import ROOT, keep
 from recipe import aegis, evaluate, train
 from tqdm import tqdm
 
@@ -132,15 +132,6 @@ def before(work: Path) -> Measured:
 
 def held_sets(work: Path) -> list[Path]:
     return [work / f"{task}_held.hdf5" for task in QUESTION_TASKS]
-
-
-def keep(file: Path, found: Measured) -> None:
-    """Write what was measured, with its origin; a file that is there is whole."""
-    origin = {key: value for key, value in provenance().items() if key in ("commit", "machine", "date")}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({**found, **origin}, indent=1) + "\n")
-    partial.replace(file)
 
 
 def measure(runs: Sequence[Run], work: Path) -> dict[Run, Measured]:

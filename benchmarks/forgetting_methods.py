@@ -22,10 +22,10 @@ class Train:
 
     @property
     def name(self) -> str:
-        """Tells it from any other."""
+        """Tells it from any other; what is read lies in WORK and is the same for all."""
         changed = {key: value for key, value in vars(self.recipe).items() if value != getattr(BASE, key)}
-        words = [f"{key}={Path(str(value)).name if key in SOURCES else value}" for key, value in changed.items()]
-        return ",".join(words)
+        named = {"method": self.recipe.method, **changed}
+        return ",".join(f"{key}={value}" for key, value in named.items() if key not in SOURCES)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from provenance import ROOT, provenance
 from scipy import stats
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
-COST = ROOT / "benchmarks" / "results" / "step_cost.json"
 FRONTIER, CURVES = (ROOT / "docs" / "images" / f"forgetting-{name}.png" for name in ("frontier", "curves"))
 PAPER = ("naive", "stop-gradient", "lora", "aegis")
 """The ways that the paper's own figure compares."""

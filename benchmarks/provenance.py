@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +25,15 @@ def provenance() -> dict[str, str]:
         "machine": f"{', '.join(machine)}, Python {platform.python_version()}",
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def keep(file: Path, measured: dict[str, Any]) -> None:
+    """Write one of many runs, with its commit, machine and day; a file that is there is whole."""
+    origin = {key: value for key, value in provenance().items() if key in ("commit", "machine", "date")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({**measured, **origin}, indent=1) + "\n")
+    partial.replace(file)
 
 
 def _processor() -> str:

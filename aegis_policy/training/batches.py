@@ -16,7 +16,7 @@ from torch import Tensor
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.data.packing import pack
-from aegis_policy.data.vqa import UNSCORED, VQASet
+from aegis_policy.data.vqa import UNSCORED, Question, VQASet
 from aegis_policy.model.policy import sample_time
 from aegis_policy.model.processor import Processor
 from aegis_policy.training.methods import Asked, Batch
@@ -105,10 +105,13 @@ class Replay:
         paths: question sets, drawn from evenly; a question is asked about the first camera's image.
         image_tokens: N, of one image.
         count: Q, questions in a step.
+
+    Raises:
+        ValueError: a set has no question whose answer counts.
     """
 
     def __init__(self, paths: Sequence[str], processor: Processor, image_tokens: int, count: int, seed: int):
-        self.sets = [VQASet(path) for path in paths]
+        self.sets = [(source, _scored(source)) for source in map(VQASet, paths)]
         self.processor, self.image_tokens, self.count, self.seed = processor, image_tokens, count, seed
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Asked:
@@ -116,15 +119,24 @@ class Replay:
         rng = np.random.default_rng([self.seed, step, 2])
         chosen, rows = list[tuple[VQASet, int]](), []
         for which in rng.integers(len(self.sets), size=self.count):
-            row = int(rng.integers(len(self.sets[which])))
-            asked = [question for question in self.sets[which].questions[row] if question.family != UNSCORED]
+            source, scored = self.sets[which]
+            row, asked = scored[int(rng.integers(len(scored)))]
             rows.append([asked[int(rng.integers(len(asked)))]])
-            chosen.append((self.sets[which], row))
+            chosen.append((source, row))
         gain, shift = brightness(self.count, 1, _generator(self.seed, step))
         ours = slice(part, None, parts)
         pictures = np.stack([source.stack(np.array([row]), source.cameras[:1])[0] for source, row in chosen[ours]])
         pixels = vary(self.processor.images(pictures), gain[ours], shift[ours])
         return Asked(pixels, pack(rows[ours], self.processor, self.image_tokens))
+
+
+def _scored(source: VQASet) -> list[tuple[int, list[Question]]]:
+    """The rows of a set that have questions whose answers count, with these."""
+    rows = enumerate([question for question in row if question.family != UNSCORED] for row in source.questions)
+    found = [(row, questions) for row, questions in rows if questions]
+    if not found:
+        raise ValueError(f"{source.path}: no question to learn from")
+    return found
 
 
 def read_prompts(path: str) -> tuple[str, ...]:

@@ -21,10 +21,8 @@ MethodName = Literal[
     "naive",
     "stop-gradient",
 ]
-WEIGHTED: tuple[MethodName, ...] = ("anchor-penalty", "co-train", "distil-answers", "distil-features", "l2-sp")
-"""Methods that add something to the flow loss."""
 OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
-    "strength": WEIGHTED,
+    "strength": ("anchor-penalty", "co-train", "distil-answers", "distil-features", "l2-sp"),
     "lora_rank": ("lora",),
     "lora_alpha": ("lora",),
     "replay": ("co-train",),

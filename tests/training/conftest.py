@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from aegis_policy.data.demonstrations import Demonstrations
+from aegis_policy.model.checkpoint import Checkpoint, start_policy
+from aegis_policy.policy import PolicyInfo
 from tests.training.tiny import write_demonstrations, write_questions, write_vlm
 
 
@@ -26,3 +29,14 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_questions(tmp_path_factory.mktemp("questions") / "colours.hdf5")
+
+
+@pytest.fixture
+def start(vlm: Path, demonstrations: Path) -> Checkpoint:
+    """The VLM with a fresh expert for chunks of four actions."""
+    dataset = Demonstrations([demonstrations], horizon=4)
+    info = PolicyInfo(
+        "test", tuple(dataset.cameras), dataset.state_features, dataset.action_features, 4, 10.0, ("pick",), ""
+    )
+    torch.manual_seed(0)
+    return start_policy(vlm, info, dataset.norm_stats())

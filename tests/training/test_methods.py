@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.model.checkpoint import load_vlm, start_policy, stored_weights
-from aegis_policy.policy import PolicyInfo
 from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, w2_loss
 from aegis_policy.training.batches import Batches, Replay
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.methods import Given, Method, make_method
 from aegis_policy.training.methods.aegis import Aegis
 from aegis_policy.training.methods.distillation import ANSWER_TOKENS
-
-
-@pytest.fixture
-def start(vlm, demonstrations):
-    dataset = Demonstrations([demonstrations], horizon=4)
-    info = PolicyInfo(
-        "test", tuple(dataset.cameras), dataset.state_features, dataset.action_features, 4, 10.0, ("pick",), ""
-    )
-    torch.manual_seed(0)
-    return start_policy(vlm, info, dataset.norm_stats())
+from tests.training.tiny import gradients
 
 
 @pytest.fixture
@@ -47,10 +39,6 @@ def make(start, name, anchor=None, **settings) -> Method:
     return make_method(
         TrainConfig(method=name, **settings), start.policy, Given(start.processor, anchor=anchor, before=before)
     )
-
-
-def gradients(policy) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
 def layer_of(name: str) -> int | None:
@@ -253,6 +241,18 @@ def test_co_training_adds_the_answers_cross_entropy(start, batch, questions):
     for name, gradient in gradients(start.policy).items():
         expected = task.get(name, 0) + 0.5 * answers.get(name, torch.zeros_like(gradient))
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_scenes_without_a_question_that_counts_are_not_replayed(start, tmp_path):
+    colour = ["what colour is the cube", "red", "colour"]
+    for name, rows in (("some", [[], [colour]]), ("none", [[], []])):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            file["images/front"] = np.zeros((2, 16, 16, 3), np.uint8)
+            file.create_dataset("questions", data=list(map(json.dumps, rows)), dtype=h5py.string_dtype())
+    asked = Replay([str(tmp_path / "some.hdf5")], start.processor, start.policy.image_tokens, 8, seed=0).batch(0)
+    assert len(asked.images) == 8
+    with pytest.raises(ValueError, match=r"none.hdf5: no question to learn from"):
+        Replay([str(tmp_path / "none.hdf5")], start.processor, start.policy.image_tokens, 8, seed=0)
 
 
 def test_lora_trains_adapters_and_saves_what_they_add_up_to(start, batch, vlm):

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.vqa import VQASet
-from aegis_policy.model.checkpoint import load, load_vlm, start_policy
-from aegis_policy.policy import PolicyInfo
+from aegis_policy.model.checkpoint import load, load_vlm
 from aegis_policy.training.anchor import LayerRecorder, anchor_of_sets, w2_loss
 from aegis_policy.training.batches import Batches, Replay
 from aegis_policy.training.config import MethodName, TrainConfig
@@ -25,18 +24,9 @@ from aegis_policy.training.projection import project
 from aegis_policy.training.recompute import recompute_layers
 from aegis_policy.training.train import resume, train
 from aegis_policy.training.vqa_eval import score
+from tests.training.tiny import gradients
 
 ASKED = ("what colour is the cube", "pick up the red cube")
-
-
-@pytest.fixture
-def start(vlm, demonstrations):
-    dataset = Demonstrations([demonstrations], horizon=4)
-    info = PolicyInfo(
-        "test", tuple(dataset.cameras), dataset.state_features, dataset.action_features, 4, 10.0, ("pick",), ""
-    )
-    torch.manual_seed(0)
-    return start_policy(vlm, info, dataset.norm_stats())
 
 
 @pytest.fixture
@@ -58,10 +48,6 @@ def make(start, vlm, questions):
         return method
 
     return make
-
-
-def gradients(policy) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
 def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:

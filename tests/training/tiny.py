@@ -82,3 +82,8 @@ def write_questions(path: Path, images: int = 12, seed: int = 0) -> Path:
         file.create_dataset("questions", data=questions, dtype=h5py.string_dtype())
         file.attrs["source"] = "drawn"
     return path
+
+
+def gradients(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every gradient there is, by name."""
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
