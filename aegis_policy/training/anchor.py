@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
@@ -76,6 +78,10 @@ class Anchor:
                 f"the anchor is of another backbone: {list(self.mean.shape)} layers and channels, "
                 f"this backbone has {list(expected)}; make its own with 'aegis anchor'"
             )
+
+    def __getitem__(self, layers: slice) -> Anchor:
+        """Of some of the layers."""
+        return Anchor(self.mean[layers], self.std[layers], self.tokens)
 
     def to(self, device: torch.device) -> Anchor:
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
@@ -186,7 +192,28 @@ def w2_loss(recorded: Sequence[Tensor], valid: Tensor, anchor: Anchor) -> Tensor
     precision = torch.promote_types(recorded[0].dtype, torch.float32)
     weight = (valid.to(precision) / world.total(valid.sum())).flatten()  # (B*P,)
     states = [hidden.to(precision).flatten(0, 1) for hidden in recorded]  # (B*P, W) each
-    mu = world.total(torch.stack([weight @ h for h in states]))  # (L, W)
-    variance = world.total(torch.stack([weight @ (h - m).square() for h, m in zip(states, mu, strict=True)]))
-    sigma = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
-    return (mu - anchor.mean).square().sum() + (sigma - anchor.std).square().sum()
+    return _W2.apply(weight, anchor.mean, anchor.std, *states)
+
+
+class _W2(torch.autograd.Function):
+    """The distance and its gradient in closed form, which needs no copy of the states.
+
+    dL/dh_n = w_n (2 (mu^ - mu) + 2 (sigma^ - sigma) / sigma^ * (h_n - mu^))
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mean: Tensor, std: Tensor, *states: Tensor) -> Tensor:
+        mu = world.total(torch.stack([weight @ h for h in states]))  # (L, W)
+        variance = world.total(torch.stack([weight @ (h - m).square_() for h, m in zip(states, mu, strict=True)]))
+        sigma = variance.clamp_min(_SMALLEST_VARIANCE).sqrt()
+        slope = torch.where(variance > _SMALLEST_VARIANCE, 2 * (sigma - std) / sigma, 0)
+        ctx.save_for_backward(weight, slope, 2 * (mu - mean) - slope * mu, *states)
+        return (mu - mean).square().sum() + (sigma - std).square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, slope, offset, *states = ctx.saved_tensors
+        column = (world.total(gradient) * weight)[:, None]
+        gradients = (torch.addcmul(o, h, s).mul_(column) for o, h, s in zip(offset, states, slope, strict=True))
+        return None, None, None, *gradients

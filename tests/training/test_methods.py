@@ -136,6 +136,20 @@ def test_an_anchor_that_pulls_the_other_way_is_obeyed(start, batch):
     assert seen
 
 
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_layer_by_layer_is_the_same_as_both_gradients_whole(start, batch, anchor, freeze_vision):
+    """A step of two micro-batches projects when both are done; two that are alike have the gradient of one."""
+    method = make(start, "aegis", anchor, freeze_vision=freeze_vision)
+    metrics, got = method.backward(batch), gradients(start.policy)
+    # A fused optimizer reads a gradient in its parameter's layout, whatever its own is.
+    assert all(p.grad.stride() == p.stride() for p in start.policy.parameters() if p.grad is not None)
+    assert method.backward(batch, batch) == pytest.approx(metrics, rel=1e-4, abs=1e-8)
+    whole = gradients(start.policy)
+    assert whole.keys() == got.keys() and metrics["layers_projected"] > 0
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6 * gradient.abs().max().item() + 1e-12)
+
+
 def test_aegis_needs_an_anchor_of_this_backbone(start):
     with pytest.raises(ValueError, match="--anchor"):
         make(start, "aegis")

@@ -161,13 +161,22 @@ class Method(ABC):
         Args:
             detach: read the prefix without a graph.
         """
-        with autocast(self.device):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not detach), self.recorder or nullcontext():
-                prefix, recorded = self._encode(batch.images, batch.ids, batch.valid)
-            loss = self._flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time)
+        prefix, recorded = self.read(batch, detach=detach)
+        return self.flow(prefix, batch), prefix.valid, recorded
+
+    def read(self, batch: Batch, *, detach: bool = False) -> tuple[Prefix, list[Tensor]]:
+        """The prefix, and the outputs [B, P, W] of the L layers if this method `records` them."""
+        graph = torch.is_grad_enabled() and not detach
+        with autocast(self.device), torch.set_grad_enabled(graph), self.recorder or nullcontext():
+            prefix, recorded = self._encode(batch.images, batch.ids, batch.valid)
         if self.recorder is not None:
             self.recorder.outputs.clear()
-        return loss, prefix.valid, recorded
+        return prefix, recorded
+
+    def flow(self, prefix: Prefix, batch: Batch) -> Tensor:
+        """Mean flow-matching loss, given what the backbone has read."""
+        with autocast(self.device):
+            return self._flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time)
 
     def _encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> tuple[Prefix, list[Tensor]]:
         prefix = self.policy.encode(images, ids, valid)
