@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+
+_assumed: ContextVar[bool | None] = ContextVar("assumed", default=None)
 
 
 def default_device() -> torch.device:
@@ -16,8 +21,20 @@ def default_device() -> torch.device:
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 for the matrix products where the device computes in it, else a context that changes nothing."""
-    supported = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
+    supported = _assumed.get()
+    if supported is None:
+        supported = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
     return torch.autocast(device.type, torch.bfloat16, enabled=supported)
+
+
+@contextmanager
+def assume_bfloat16(supported: bool) -> Iterator[None]:
+    """Within its block `autocast` takes every device to compute in bfloat16, or none: to count for another machine."""
+    token = _assumed.set(supported)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
 
 
 def _cpu_has_bf16() -> bool:

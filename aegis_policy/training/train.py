@@ -36,7 +36,7 @@ from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
 from aegis_policy.training.ema import Average
-from aegis_policy.training.methods import Batch, Given, make_method, method_class
+from aegis_policy.training.methods import Batch, Given, Method, make_method, method_class
 from aegis_policy.training.metrics import Metrics
 from aegis_policy.training.prefetch import prefetched
 from aegis_policy.training.recompute import recompute_layers
@@ -99,6 +99,18 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup)) * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
 
 
+def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what the method trains, at a learning rate of 0; its groups know their `peak`."""
+    groups = [
+        {"params": method.backbone, "peak": config.learning_rate},
+        {"params": method.expert, "peak": config.expert_learning_rate},
+    ]
+    # No weight decay: it would pull the backbone away from what it knows.
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
+
+
 class Trainer:
     """A policy, its optimizer and its data in a training folder.
 
@@ -132,14 +144,7 @@ class Trainer:
             self.method.compile()
         self.trained = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         self.average = None if config.ema is None else Average(self.trained, config.ema)
-        groups = [
-            {"params": self.method.backbone, "peak": config.learning_rate},
-            {"params": self.method.expert, "peak": config.expert_learning_rate},
-        ]
-        # No weight decay: it would pull the backbone away from what it knows.
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        )
+        self.optimizer = make_optimizer(self.method, config)
         self.batches = Batches(
             dataset,
             self.start.processor,
