@@ -18,6 +18,7 @@ from provenance import ROOT, provenance
 from scipy import stats
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
+COST = RESULTS.with_name("step_cost.json")
 FRONTIER, CURVES = (ROOT / "docs" / "images" / f"forgetting-{name}.png" for name in ("frontier", "curves"))
 PAPER = ("naive", "stop-gradient", "lora", "aegis")
 """The ways that the paper's own figure compares."""
@@ -30,6 +31,11 @@ def vqa_accuracy(found: Measured) -> float:
     return float(np.mean([each["accuracy"] for each in found["vqa"].values()]))
 
 
+def success(found: Measured) -> float:
+    """On the split that demonstrations show."""
+    return float(found["splits"]["seen"]["success"]["rate"])
+
+
 def spread(values: Sequence[float]) -> dict[str, float | None]:
     """Mean over training seeds with its 95% interval by Student's t; none from one seed."""
     mean = float(np.mean(values))
@@ -39,20 +45,38 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def write(before: Measured, runs: Sequence[Measured], settings: Mapping[str, Any], setup: Mapping[str, Any]) -> None:
-    """Everything that is shown, from runs of the same seeds for every way; `before` is the VLM's VQA by set."""
+def write(
+    before: Measured,
+    runs: Sequence[Measured],
+    settings: Mapping[str, Any],
+    screened: Mapping[str, Measured],
+    setup: Mapping[str, Any],
+) -> None:
+    """Everything that is shown.
+
+    Args:
+        before: the VLM's VQA by set.
+        runs: of the same seeds for every way in `settings`.
+        screened: the chosen tuning run of every way.
+    """
     by_way = {way: [run for run in runs if run["way"] == way] for way in settings}
-    methods = {way: of_way(found, by_way["naive"], before) | settings[way] for way, found in by_way.items()}
+    methods = {
+        way: of_way(found, by_way["naive"], before) | cost_of(way) | settings[way] for way, found in by_way.items()
+    }
     found = {
         "methods": methods,
         "default": default(methods),
         "seeds": [run["seed"] for run in by_way["naive"]],
         "before": before,
+        "screened": {
+            way: {"chosen": run["value"], "success": success(run), "vqa_after": vqa_accuracy(run)}
+            for way, run in screened.items()
+        },
         **setup,
         **provenance(),
     }
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    parts = (main_table(methods), families_table(methods, before), inside_table(methods))
+    parts = (main_table(methods), families_table(methods, before), inside_table(methods), screened_table(screened))
     fill(PAGE, "figures", "\n\n".join(parts))
     draw_frontier(methods)
     draw_curves({way: by_way[way] for way in PAPER})
@@ -63,9 +87,6 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
 
     def over(figure: Any) -> dict[str, float | None]:
         return spread([figure(run) for run in found])
-
-    def success(run: Measured) -> float:
-        return run["splits"]["seen"]["success"]["rate"]
 
     start = vqa_accuracy({"vqa": before})
     pairs = zip(found, naive, strict=True)
@@ -102,6 +123,18 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
         if key in found[0]
     }
     return measured | projection
+
+
+def cost_of(way: str) -> dict[str, Any]:
+    """A step's time and its growth in memory as ratios to naive's, where the way is one method from end to end."""
+    measured = json.loads(COST.read_text())["settings"]["tiny"]["methods"].get(way)
+    if measured is None:
+        return {}
+    (low, high), memory = measured["time"]["ci95"], measured["growth_ratio"]
+    return {
+        "step_time_ratio": {"mean": measured["time"]["ratio"], "low": low, "high": high},
+        "peak_memory_ratio": {"mean": memory, "low": memory, "high": memory},
+    }
 
 
 def default(methods: Mapping[str, Mapping[str, Any]]) -> str:
@@ -150,6 +183,16 @@ def inside_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append([f"`{way}`", f"{of['flow_loss']['mean']:.3f}", drift, shed, layers])
     head = ["way", "flow loss, held out", "drift by layer", "energy shed: mean, most", "layers projected"]
     return "**Inside.**\n\n" + table(head, rows)
+
+
+def screened_table(screened: Mapping[str, Measured]) -> str:
+    """The tuning runs: one seed, fewer steps and episodes."""
+    rows = [
+        [f"`{way}`", f"{run['knob']} {run['value']:g}", f"{success(run):.2f}", f"{vqa_accuracy(run):.3f}"]
+        for way, run in sorted(screened.items(), key=lambda item: -success(item[1]) - vqa_accuracy(item[1]))
+    ]
+    head = ["way", "setting", "success", "VQA"]
+    return "**The setting of each that was chosen, as tuning found it**: one seed, fewer steps.\n\n" + table(head, rows)
 
 
 def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
