@@ -148,6 +148,14 @@ def act_many(policy: Policy, observations: Sequence[Observation], seeds: Sequenc
     return [policy.act(observation, seed=seed) for observation, seed in zip(observations, seeds, strict=True)]
 
 
+def find_camera(info: PolicyInfo, name: str) -> Camera:
+    """The camera of that name. Raises ObservationError if there is none."""
+    for camera in info.cameras:
+        if camera.name == name:
+            return camera
+    raise ObservationError(f"unknown camera '{name}': this policy has {sorted(each.name for each in info.cameras)}")
+
+
 def check_image(camera: Camera, image: np.ndarray) -> None:
     """Raise ObservationError unless `image` is what `camera` promises."""
     expected = (camera.height, camera.width, 3)
@@ -158,12 +166,9 @@ def check_image(camera: Camera, image: np.ndarray) -> None:
 
 def check_images(info: PolicyInfo, images: Mapping[str, np.ndarray], *, all_cameras: bool) -> None:
     """Raise ObservationError unless `images` are known cameras of the right form (and, for acting, all of them)."""
-    known = {camera.name: camera for camera in info.cameras}
     for name, image in images.items():
-        if name not in known:
-            raise ObservationError(f"unknown camera '{name}': this policy has {sorted(known)}")
-        check_image(known[name], image)
-    missing = [name for name in known if name not in images]
+        check_image(find_camera(info, name), image)
+    missing = [camera.name for camera in info.cameras if camera.name not in images]
     if (all_cameras and missing) or not images:
         raise ObservationError(f"missing camera image: {', '.join(missing)}")
 

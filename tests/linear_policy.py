@@ -98,14 +98,14 @@ class Server:
     log: Path
 
     def wait(self, status: int = 200, seconds: float = 60.0) -> None:
-        """Wait until /healthz answers with `status`."""
+        """Wait until /readyz answers with `status`."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up and self.process.poll() is None:
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/healthz").status_code == status:
+                if httpx.get(f"{self.url}/readyz").status_code == status:
                     return
             time.sleep(0.02)
-        raise AssertionError(f"no {status} from {self.url}/healthz:\n{self.log.read_text()}")
+        raise AssertionError(f"no {status} from {self.url}/readyz:\n{self.log.read_text()}")
 
 
 @contextmanager
@@ -127,7 +127,7 @@ if __name__ == "__main__":
     import argparse
     import logging
 
-    from aegis_server.commands import run
+    from aegis_server.process import run
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)

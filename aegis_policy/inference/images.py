@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from aegis_policy.policy import Camera, ObservationError, PolicyInfo, check_image
+from aegis_policy.policy import Camera, ObservationError, PolicyInfo, check_image, find_camera
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ _KINDS = {
     "RGBA": "8-bit RGBA",
     "CMYK": "8-bit CMYK",
 }  # Pillow's modes in the words of whoever made the file
+READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""Formats of a user's own pictures; Pillow reads many more, by code that few have ever attacked."""
+MAX_PIXELS = 64_000_000
+"""Of a user's own picture: what large cameras give, at 4 bytes each a quarter of a gigabyte."""
 
 
 def encode_image(image: np.ndarray) -> str:
@@ -34,21 +38,30 @@ def encode_image(image: np.ndarray) -> str:
 
 
 def decode_image(camera: Camera, encoded: str) -> np.ndarray:
-    """Decode the base64 of a PNG or JPEG file to uint8 [camera.height, camera.width, 3], upright.
+    """Decode the base64 of a PNG or JPEG file; see `decode_file`.
+
+    Raises:
+        ObservationError: not base64, or as `decode_file`.
+    """
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        hint = "send the base64 of a PNG or JPEG file, without line breaks or a 'data:' prefix"
+        raise ObservationError(f"camera '{camera.name}': not base64 ({error}); {hint}") from None
+    return decode_file(camera, data)
+
+
+def decode_file(camera: Camera, data: bytes) -> np.ndarray:
+    """Decode a PNG or JPEG file to uint8 [camera.height, camera.width, 3], upright.
 
     Nothing is converted or resized: a robot that sends something else has a mistake to find. Size and kind are read
     from the file's header, so that a small file that unfolds to gigabytes is refused before a pixel is decoded.
 
     Raises:
-        ObservationError: not base64, not a PNG or JPEG file, or not the size and kind that `camera` promises.
+        ObservationError: not a PNG or JPEG file, or not the size and kind that `camera` promises.
     """
     where = f"camera '{camera.name}'"
     expected = f"{camera.width}x{camera.height} 8-bit RGB"
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except ValueError as error:
-        hint = "send the base64 of a PNG or JPEG file, without line breaks or a 'data:' prefix"
-        raise ObservationError(f"{where}: not base64 ({error}); {hint}") from None
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             found = _describe(image)
@@ -64,30 +77,32 @@ def decode_image(camera: Camera, encoded: str) -> np.ndarray:
 
 def decode_images(info: PolicyInfo, encoded: Mapping[str, str]) -> dict[str, np.ndarray]:
     """`decode_image` for each camera by name. Raises ObservationError for a camera the policy does not have."""
-    known = {camera.name: camera for camera in info.cameras}
-    for name in encoded:
-        if name not in known:
-            raise ObservationError(f"unknown camera '{name}': this policy has {sorted(known)}")
-    return {name: decode_image(known[name], text) for name, text in encoded.items()}
+    return {name: decode_image(find_camera(info, name), text) for name, text in encoded.items()}
 
 
-def load_image(camera: Camera, path: Path) -> np.ndarray:
+def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
     """Read a user's own picture as `camera` would see it: upright, RGB, resized to uint8 [height, width, 3].
+
+    Args:
+        source: a file, or what is in one.
 
     Raises:
         OSError: no such file, or not an image.
-        ObservationError: an image whose values are not colours (16-bit, integer or float greyscale).
+        ObservationError: values that are not colours (16-bit, integer or float greyscale), or more than MAX_PIXELS.
     """
-    with Image.open(path) as opened:
+    what, level = (str(source), logging.INFO) if isinstance(source, Path) else ("image", logging.DEBUG)
+    with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ) as opened:
+        if opened.width * opened.height > MAX_PIXELS:  # the header says so; nothing is decoded yet
+            raise ObservationError(f"{what}: {opened.width}x{opened.height}, more than {MAX_PIXELS:,} pixels")
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith(("I", "F")):
-            raise ObservationError(f"{path}: values beyond 8 bits ({image.mode}); convert it to an 8-bit image first")
+            raise ObservationError(f"{what}: values beyond 8 bits ({image.mode}); convert it to an 8-bit image first")
         rgb = image.convert("RGB")
     size = (camera.width, camera.height)
     if image.mode != "RGB":
-        logger.info("%s: converted from %s to RGB", path, image.mode)
+        logger.log(level, "%s: converted from %s to RGB", what, image.mode)
     if rgb.size != size:
-        logger.info("%s: resized from %dx%d to %dx%d for camera '%s'", path, *rgb.size, *size, camera.name)
+        logger.log(level, "%s: resized from %dx%d to %dx%d for camera '%s'", what, *rgb.size, *size, camera.name)
         rgb = rgb.resize(size, Image.Resampling.BICUBIC)
     return np.array(rgb)
 

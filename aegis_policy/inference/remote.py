@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 import numpy as np
 
-from aegis_policy.inference.images import encode_image
+from aegis_policy.inference.wire import CONTENT_TYPE, WireError, pack, unpack
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+API_KEY = "AEGIS_API_KEY"
+"""The environment variable with a server's key."""
 
 
 class RemotePolicy:
@@ -23,20 +26,25 @@ class RemotePolicy:
         ConnectionError: no answer from `url`, an answer that broke off, or one that is not a policy server's.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, connect_timeout: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 60.0, connect_timeout: float = 5.0, api_key: str | None = None
+    ) -> None:
         """Connect and ask what the policy is.
 
         Args:
             url: address of the server; a path in it is kept as a prefix.
             timeout: seconds without a byte from the server before giving up.
             connect_timeout: seconds to wait for the connection itself.
+            api_key: a key of the server; if left out, what the environment variable AEGIS_API_KEY holds, if anything.
         """
+        key = os.environ.get(API_KEY) if api_key is None else api_key
         self.url = url.rstrip("/")
         self._client = httpx.Client(
             base_url=self.url,
             timeout=httpx.Timeout(timeout, connect=connect_timeout),
             # A proxy set for the web cannot reach this machine's own loopback; without this it would be asked to.
             mounts={f"all://{host}": None for host in _LOOPBACK},
+            headers={"authorization": f"Bearer {key}"} if key else {},
         )
         data = self._call("GET", "/v1/info")
         try:
@@ -55,19 +63,22 @@ class RemotePolicy:
             "POST",
             "/v1/act",
             {
-                "images": _encode(observation.images),
-                "state": np.asarray(observation.state).tolist(),
+                "images": dict(observation.images),
+                "state": np.asarray(observation.state),
                 "instruction": observation.instruction,
                 "stamp": float(observation.stamp),
                 "seed": None if seed is None else int(seed),
             },
         )
-        return ActionChunk(actions=np.asarray(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
+        try:
+            return ActionChunk(actions=np.array(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConnectionError(f"{self.url}: /v1/act did not give actions; is this `aegis serve`?") from error
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """The answer, streamed, as `Policy.ask`; closing the iterator early tells the server to stop."""
         check_images(self.info, images, all_cameras=False)
-        return self._stream({"images": _encode(images), "question": question, "stream": True})
+        return self._stream({"images": dict(images), "question": question, "stream": True})
 
     def close(self) -> None:
         """Close the connections to the server."""
@@ -75,18 +86,18 @@ class RemotePolicy:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
-            response = self._client.request(method, path, json=body)
+            response = self._client.request(method, path, **_packed(body))
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         self._check(response)
         try:
-            return response.json()
-        except ValueError as error:
-            raise ConnectionError(f"{self.url}: {path} did not answer with JSON; is this `aegis serve`?") from error
+            return response.json() if body is None else unpack(response.content)
+        except (ValueError, WireError) as error:
+            raise ConnectionError(f"{self.url}: {path} is not a policy server's; is this `aegis serve`?") from error
 
     def _stream(self, body: dict[str, Any]) -> Iterator[str]:
         try:
-            with self._client.stream("POST", "/v1/ask", json=body) as response:
+            with self._client.stream("POST", "/v1/ask", **_packed(body)) as response:
                 if response.is_error:
                     response.read()
                 self._check(response)
@@ -118,5 +129,6 @@ class RemotePolicy:
         return ConnectionError(f"{self.url}: {reason or type(error).__name__}")
 
 
-def _encode(images: Mapping[str, np.ndarray]) -> dict[str, str]:
-    return {name: encode_image(image) for name, image in images.items()}
+def _packed(body: dict[str, Any] | None) -> dict[str, Any]:
+    """How httpx sends a body."""
+    return {} if body is None else {"content": pack(body), "headers": {"content-type": CONTENT_TYPE}}

@@ -2,72 +2,73 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import socket
-import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
 
-from aegis_policy import Policy
-
-if TYPE_CHECKING:
-    import uvicorn
-
-logger = logging.getLogger(__name__)
+import tyro
 
 
-def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve a policy over HTTP until SIGTERM or Ctrl+C.
+def serve(
+    checkpoint: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    key_file: Path | None = None,
+    without_key: bool = False,
+    tls_certificate: Path | None = None,
+    tls_key: Path | None = None,
+    cors_origin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    batch: int = 16,
+    batch_wait_ms: float = 5.0,
+    queue: int = 64,
+    deadline_s: float = 30.0,
+    log_json: bool = False,
+) -> None:
+    """Serve a policy over HTTP until SIGTERM or Ctrl+C; SIGHUP loads the checkpoint anew.
 
     Args:
         checkpoint: folder; the policy that ships with this package if left out.
         host: address to listen at; the default is reached from this machine only.
         port: port to listen at; 0 takes a free one.
+        key_file: file with keys, one a line; any of them opens the server, and none but these.
+        without_key: listen beyond this machine without a key: whoever reaches the port moves the robot.
+        tls_certificate: PEM file; with `tls_key`, the server speaks HTTPS.
+        tls_key: PEM file of its private key.
+        cors_origin: another site whose pages may use this server; give it once for each.
+        batch: most observations in one pass of the model.
+        batch_wait_ms: longest that an observation waits for others to share a pass with.
+        queue: most observations that wait; what comes beyond is refused with a 429.
+        deadline_s: longest that a request takes before it is dropped.
+        log_json: log in JSON, a line for each event.
     """
     from aegis_policy.inference.load import load_policy
+    from aegis_server.engine import Capacity
+    from aegis_server.logs import log_as_json
+    from aegis_server.process import run
+    from aegis_server.settings import Settings, read_keys
 
-    run(load_policy(checkpoint), host, port)
-
-
-def run(policy: Policy, host: str = "127.0.0.1", port: int = 8000, *, grace_s: int = 5) -> None:
-    """Serve `policy`; returns after Ctrl+C, exits with 0 after SIGTERM; requests then have `grace_s` seconds to end."""
-    import uvicorn
-
-    from aegis_server.app import create_app
-
-    config = uvicorn.Config(
-        create_app(policy),
-        host=host,
-        port=port,
-        log_config=None,  # one format for all: the root logger's
-        access_log=False,  # a robot asks ten times a second
-        timeout_graceful_shutdown=grace_s,
+    keys = read_keys(key_file) if key_file else ()
+    check_exposure(host, bool(keys), without_key)
+    if (tls_certificate is None) != (tls_key is None):
+        raise ValueError("--tls-certificate and --tls-key go together")
+    if log_json:
+        log_as_json()
+    settings = Settings(
+        keys, without_key, cors_origin, Capacity(batch, batch_wait_ms / 1000, acts=queue), deadline_s=deadline_s
     )
-    listener = listen(config)
-    _say_how(policy, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then hands the signal on to this
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+    tls = None if tls_certificate is None or tls_key is None else (tls_certificate, tls_key)
+    run(load_policy(checkpoint), host, port, settings, lambda: load_policy(checkpoint), tls=tls)
 
 
-def listen(config: uvicorn.Config) -> socket.socket:
-    """The socket of `config`, bound; exits with an error when it cannot be had."""
-    listener = config.bind_socket()
-    # asyncio sets this only on sockets it made itself; without it Nagle's algorithm holds every answer back for 40 ms.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _say_how(policy: Policy, url: str) -> None:
-    camera = policy.info.cameras[0]
-    body = f"""{{"images": {{"{camera.name}": "'$(base64 -w0 PNG)'"}}, "question": "what colour is the cube?"}}"""
-    logger.info("serving %s at %s (the routes: %s/docs)", policy.info.model, url, url)
-    logger.info("what it is: curl %s/v1/info", url)
-    logger.info(
-        "ask it about a %dx%d RGB PNG: curl -N %s/v1/ask -H 'content-type: application/json' -d '%s'",
-        camera.width,
-        camera.height,
-        url,
-        body,
-    )
+def check_exposure(host: str, has_keys: bool, allowed: bool) -> None:
+    """Raise ValueError for an address beyond this machine without a key."""
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not (local or has_keys or allowed):
+        raise ValueError(
+            f"--host {host} is reached from other machines, and whoever reaches it moves the robot: "
+            "give --key-file, or --without-key if that is what you want"
+        )

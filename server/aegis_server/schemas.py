@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from aegis_policy import Observation, ObservationError, PolicyInfo
-from aegis_policy.inference.images import decode_images, encode_image
-from aegis_policy.policy import check_images, check_observation
+from aegis_policy.inference.images import decode_file, decode_images, encode_image
+from aegis_policy.policy import check_images, check_observation, find_camera
+
+EXAMPLE_QUESTION = "what colour is the cube?"
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def _is_text(value: str) -> str:
@@ -29,46 +32,51 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class ActRequest(Request):
-    """One observation."""
+class ActOptions(Request):
+    """What an act request says besides what was seen and felt."""
 
-    images: Images
-    state: list[FiniteFloat] = Field(description="Proprioception in SI units, in the order of the policy's `state`")
     instruction: Text = Field(description="What to do, in words")
     stamp: FiniteFloat = Field(0.0, description="When the observation was taken, in seconds of the caller's clock")
     seed: int | None = Field(None, ge=0, lt=2**63, description="The same observation and seed give the same actions")
 
+
+class ActRequest(ActOptions):
+    """One observation, as JSON."""
+
+    images: Images
+    state: list[FiniteFloat] = Field(description="Proprioception in SI units, in the order of the policy's `state`")
+
     def observation(self, info: PolicyInfo) -> Observation:
         """The observation sent. Raises ObservationError unless it fits `info`."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused by name below
-            state = np.asarray(self.state, dtype=np.float32)
-        observation = Observation(decode_images(info, self.images), state, self.instruction, self.stamp)
-        check_observation(info, observation)
-        return observation
+        return make_observation(info, decode_images(info, self.images), self.state, self)
 
 
 class ActResponse(BaseModel):
-    """The next chunk of actions."""
+    """The next chunk of actions. In msgpack, `actions` is an array of float32."""
 
     actions: list[list[float]] = Field(description="[H, A] in SI units, in the order of the policy's `actions`")
     stamp: float = Field(description="The observation's own")
-    latency_ms: float = Field(description="From a complete request to its actions, waiting for the policy included")
+    latency_ms: float = Field(description="From a complete request to its actions")
+    queue_ms: float = Field(description="Of that, how long it waited for the policy")
+    model_ms: float = Field(description="Of that, how long the policy computed")
+    batch: int = Field(description="How many acts it computed together")
 
 
-class AskRequest(Request):
-    """A question about one or more camera images."""
+class AskOptions(Request):
+    """What an ask request says besides its images."""
 
-    images: Images
     question: Text
     stream: bool = Field(True, description="Send each token when it is there, as server-sent events")
 
+
+class AskRequest(AskOptions):
+    """A question about one or more camera images, as JSON."""
+
+    images: Images
+
     def camera_images(self, info: PolicyInfo) -> dict[str, np.ndarray]:
         """The images sent. Raises ObservationError unless they fit `info` and something is asked."""
-        if not self.question.strip():
-            raise ObservationError("question: empty; ask something, for example 'what colour is the cube?'")
-        images = decode_images(info, self.images)
-        check_images(info, images, all_cameras=False)
-        return images
+        return check_question(info, decode_images(info, self.images), self.question)
 
 
 class AskResponse(BaseModel):
@@ -83,10 +91,61 @@ class Health(BaseModel):
     status: str
 
 
-class Refusal(BaseModel):
+class Detail(BaseModel):
     """Why a request was refused, or failed."""
 
     detail: str
+
+
+def make_observation(info: PolicyInfo, images: Mapping[str, np.ndarray], state: Any, said: ActOptions) -> Observation:
+    """An observation from its parts. Raises ObservationError unless it fits `info`."""
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused by name below
+            numbers = np.asarray(state)
+            numbers = numbers.astype(np.float32) if numbers.dtype.kind in "iuf" else numbers
+    except (ValueError, TypeError) as error:
+        raise ObservationError(f"state: {error}") from None
+    observation = Observation(images, numbers, said.instruction, said.stamp)
+    check_observation(info, observation)
+    return observation
+
+
+def images_from_map(info: PolicyInfo, sent: Any) -> dict[str, np.ndarray]:
+    """Camera name to pixels, uint8 [H, W, 3], or to a PNG or JPEG file, from msgpack."""
+    if not isinstance(sent, dict):
+        raise ObservationError(f"images: expected a map from camera to image, got {type(sent).__name__}")
+    return {
+        name: decode_file(find_camera(info, name), image) if isinstance(image, bytes) else image
+        for name, image in sent.items()
+    }
+
+
+def check_question(info: PolicyInfo, images: dict[str, np.ndarray], question: str) -> dict[str, np.ndarray]:
+    """`images`. Raises ObservationError unless they fit `info` and something is asked."""
+    if not question.strip():
+        raise ObservationError(f"question: empty; ask something, for example '{EXAMPLE_QUESTION}'")
+    check_images(info, images, all_cameras=False)
+    return images
+
+
+def validated(model: type[ModelT], data: Any) -> ModelT:
+    """A model from JSON's bytes or from a map. Raises ObservationError, with where and why in a line."""
+    try:
+        return model.model_validate_json(data) if isinstance(data, bytes) else model.model_validate(data)
+    except ValidationError as error:
+        raise ObservationError(reason(error)) from None
+
+
+def reason(error: ValidationError) -> str:
+    """What is wrong with a request's form: "state[2]: Input should be a finite number"."""
+    reasons = []
+    for problem in error.errors(include_url=False, include_input=False)[:3]:
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+        message = problem["msg"]
+        if problem["type"] == "json_invalid":
+            message = f"not JSON: {problem['ctx']['error']}"
+        reasons.append(f"{place.removeprefix('.') or 'body'}: {message}")
+    return "; ".join(reasons)
 
 
 def example_observation(info: PolicyInfo) -> Observation:
@@ -109,7 +168,7 @@ def act_example(info: PolicyInfo) -> dict[str, Any]:
 
 def ask_example(info: PolicyInfo) -> dict[str, Any]:
     """The body of an ask request that the policy accepts."""
-    return {"images": _encode(example_observation(info).images), "question": "what colour is the cube?", "stream": True}
+    return {"images": _encode(example_observation(info).images), "question": EXAMPLE_QUESTION, "stream": True}
 
 
 def _encode(images: Mapping[str, np.ndarray]) -> dict[str, str]:

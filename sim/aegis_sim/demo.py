@@ -107,7 +107,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     while time.monotonic() < give_up and server.poll() is None:
         with suppress(httpx.TransportError):
             # trust_env: a proxy for the web could not reach this machine's own address
-            if httpx.get(f"{url}/healthz", trust_env=False).is_success:
+            if httpx.get(f"{url}/readyz", trust_env=False).is_success:
                 return
         time.sleep(0.2)
     sys.exit(f"demo: no server at {url}; its log, {log}, ends with\n{log.read_text()[-2000:]}")

@@ -33,7 +33,7 @@ from aegis_policy import ActionChunk, Camera, Observation, PolicyInfo
 from aegis_ros.conversions import numpy_to_image, to_stamp
 from aegis_ros.qos import LATCHED, RELIABLE
 from aegis_ros.trajectory import Trajectory, plan
-from aegis_server.commands import run
+from aegis_server.process import run
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
 from aegis_sim.joints import ARM_JOINTS, FINGER_JOINTS
 from tests.ros.servo import Servo
@@ -277,7 +277,7 @@ class PolicyServer:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", trust_env=False).is_success
+            return httpx.get(f"{self.url}/readyz", trust_env=False).is_success
         except httpx.TransportError:
             return False
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from aegis_policy import Observation, PolicyInfo
 from aegis_policy.inference.images import encode_image
+from aegis_policy.inference.wire import pack
 from tests.linear_policy import LinearPolicy, Server
 
 INFO = LinearPolicy.info
@@ -148,9 +149,9 @@ REFUSED_ACTS = {
     "instruction of another type": ({"instruction": ["pick"]}, "instruction: Input should be a valid string"),
     "misspelt field": ({"instructions": "pick"}, "instructions: Extra inputs are not permitted"),
     "images by position": ({"images": [ENCODED["front"], ENCODED["wrist"]]}, "images: "),
-    "half a character": ({"instruction": "\ud800"}, "instruction: "),
-    "camera of half a character": ({"images": {"\ud800": ENCODED["front"]}}, "unknown camera"),
-    "field of half a character": ({"\ud800": 1}, "unable to parse raw data as a unicode string"),
+    "half a character": ({"instruction": "\ud800"}, "body: not JSON"),
+    "camera of half a character": ({"images": {"\ud800": ENCODED["front"]}}, "body: not JSON"),
+    "field of half a character": ({"\ud800": 1}, "body: not JSON"),
 }
 
 
@@ -179,24 +180,28 @@ def test_refuses_a_question_before_any_200(client: httpx.Client, change: dict[st
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "reason"),
+    ("body", "content_type", "status", "reason"),
     [
-        (b'{"state": [', "application/json", "body: not JSON"),
-        (b"", "application/json", "body: expected a JSON object"),
-        (b"[]", "application/json", "body: expected a JSON object"),
-        (json.dumps(ACT).encode(), "application/x-www-form-urlencoded", "content-type: application/json"),
+        (b'{"state": [', "application/json", 422, "body: not JSON"),
+        (b"", "application/json", 422, "body: not JSON"),
+        (b"[]", "application/json", 422, "body: Input should be an object"),
+        (json.dumps(ACT).encode(), "application/x-www-form-urlencoded", 415, "content-type: application/json"),
+        (pack(ACT)[:-1], "application/msgpack", 422, "not msgpack"),
+        (pack([1]), "application/msgpack", 422, "body: expected a map, got list"),
     ],
 )
-def test_refuses_what_is_not_json(client: httpx.Client, body: bytes, content_type: str, reason: str) -> None:
+def test_refuses_what_is_not_a_request(
+    client: httpx.Client, body: bytes, content_type: str, status: int, reason: str
+) -> None:
     response = client.post("/v1/act", content=body, headers={"content-type": content_type})
-    assert response.status_code == 422
+    assert response.status_code == status
     assert reason in response.json()["detail"]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_refuses_a_body_beyond_the_limit(client: httpx.Client, chunked: bool) -> None:
-    body = json.dumps({**ACT, "instruction": "x" * 2**21}).encode()
-    pieces = (body[start : start + 2**16] for start in range(0, len(body), 2**16))
+    body = json.dumps({**ACT, "instruction": "x" * 2**25}).encode()
+    pieces = (body[start : start + 2**20] for start in range(0, len(body), 2**20))
     response = client.post("/v1/act", content=pieces if chunked else body, headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert "larger than" in response.json()["detail"]
@@ -223,7 +228,7 @@ def test_an_answer_that_fails_midway_is_broken_off_and_not_ended(client: httpx.C
         with pytest.raises(httpx.RemoteProtocolError):
             list(lines)
     assert client.post("/v1/ask", json={**ASK, "question": "break midway?", "stream": False}).status_code == 500
-    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 200
 
 
 def given_up(client: httpx.Client, expected: int = 0) -> int:

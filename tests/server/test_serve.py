@@ -18,7 +18,7 @@ import uvicorn
 
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.policy import PolicyInfo
-from aegis_server.commands import listen
+from aegis_server.process import listen
 from aegis_server.schemas import act_example, example_observation
 from tests import linear_policy
 from tests.linear_policy import serving
@@ -31,10 +31,10 @@ def test_is_not_ready_before_its_warm_up_has_ended(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with serving(tmp_path / "log", *LINEAR, "--gate", str(gate)) as server:
         server.wait(503)
-        assert httpx.get(f"{server.url}/healthz").json() == {"status": "warming up"}
+        assert httpx.get(f"{server.url}/readyz").json() == {"status": "warming up"}
         gate.touch()
         server.wait(200)
-        assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
+        assert httpx.get(f"{server.url}/readyz").json() == {"status": "ok"}
 
 
 def test_never_becomes_ready_when_the_warm_up_fails(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_never_becomes_ready_when_the_warm_up_fails(tmp_path: Path) -> None:
     gate.write_text("break")
     with serving(tmp_path / "log", *LINEAR, "--gate", str(gate)) as server:
         server.wait(503)
-        while (status := httpx.get(f"{server.url}/healthz")).json() == {"status": "warming up"}:
+        while (status := httpx.get(f"{server.url}/readyz")).json() == {"status": "warming up"}:
             time.sleep(0.02)
         assert status.status_code == 503
         assert "failed its warm-up" in status.json()["status"]
@@ -77,7 +77,7 @@ def test_who_still_waits_at_the_end_is_told(tmp_path: Path) -> None:
         server.wait(503)
         waiting = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
         waiting.request("POST", "/v1/act", json.dumps(act_example(INFO)), {"content-type": "application/json"})
-        httpx.get(f"{server.url}/healthz")  # once this has come back, the act, sent before, waits behind the warm-up
+        httpx.get(f"{server.url}/readyz")  # once this has come back, the act, sent before, waits behind the warm-up
         server.process.terminate()
         response = waiting.getresponse()
         assert response.status == 503

@@ -96,7 +96,7 @@ class Replay(Wandering):
 if __name__ == "__main__":
     import argparse
 
-    from aegis_server.commands import run
+    from aegis_server.process import run
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)

@@ -1,0 +1,93 @@
+"""Arrays in msgpack, exactly as openpi's client and server pack them: the binary format of `aegis serve`.
+
+An array is a map with bytes for keys, {b"__ndarray__": True, b"data", b"dtype", b"shape"}, a NumPy scalar
+{b"__npgeneric__": True, b"data", b"dtype"}. Whoever sends them is not trusted: an array is made only if its bytes are
+as many as its shape and dtype say, and it is a view of those bytes, so nothing is allocated on anyone's word.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import msgpack
+import numpy as np
+
+CONTENT_TYPE = "application/msgpack"
+KINDS = "biuf"
+"""Kinds of NumPy dtypes that travel: truth values, integers and floats."""
+
+
+class WireError(ValueError):
+    """Bytes that are not msgpack, or an array that contradicts itself; says what is wrong."""
+
+
+def pack(value: Any) -> bytes:
+    """Maps, lists, text, bytes, numbers and arrays as msgpack."""
+    packed: bytes = msgpack.packb(value, default=_encode)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """What was packed; arrays are read-only.
+
+    Raises:
+        WireError: not msgpack, or not an array where one is announced.
+    """
+    try:
+        return msgpack.unpackb(data, object_hook=_decode, strict_map_key=False)
+    except WireError:
+        raise
+    except Exception as error:  # a hostile message can make the parser raise anything; the message is at fault
+        raise WireError(f"not msgpack ({type(error).__name__}: {error})") from error
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in KINDS:
+        raise TypeError(f"cannot pack an array of {value.dtype}")
+    if isinstance(value, np.ndarray):
+        return {
+            b"__ndarray__": True,
+            b"data": value.tobytes(),
+            b"dtype": value.dtype.str,
+            b"shape": value.shape,
+        }
+    if isinstance(value, np.generic):
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"cannot pack {type(value).__name__}")
+
+
+def _decode(found: dict[Any, Any]) -> Any:
+    if b"__npgeneric__" in found:
+        number = found.get(b"data")
+        if not isinstance(number, bool | int | float):
+            raise WireError(f"a scalar's data is {type(number).__name__}: expected a number")
+        return number
+    if b"__ndarray__" not in found:
+        return found
+    data, shape, dtype = found.get(b"data"), found.get(b"shape"), _dtype(found.get(b"dtype"))
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise WireError(f"an array's shape is {_short(shape)}: expected a list of sizes")
+    if not isinstance(data, bytes):
+        raise WireError(f"an array's data is {type(data).__name__}: expected bytes")
+    if prod(shape) * dtype.itemsize != len(data):
+        raise WireError(f"an array says {dtype}{_short(shape)}, which is not {len(data)} bytes")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape) if data else np.zeros(shape, dtype)
+    except ValueError as error:  # more dimensions than NumPy has
+        raise WireError(f"an array's shape is {_short(shape)}: {error}") from error
+
+
+def _dtype(name: Any) -> np.dtype:
+    try:
+        dtype = np.dtype(name) if isinstance(name, str) else None
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads a dtype's text as Python in places
+        dtype = None
+    if dtype is None or dtype.kind not in KINDS or dtype.subdtype is not None:
+        raise WireError(f"an array's dtype is {_short(name)}: expected numbers, such as '|u1' or '<f4'")
+    return dtype
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,93 @@
+"""Who may ask: holders of a key, and no page of another site in somebody's browser."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aegis_server.settings import Settings
+
+OPEN = ("/livez", "/readyz", "/console")
+"""Routes, and what lies under them, that need no key: they tell nothing and move nothing."""
+SCHEMES = ("bearer", "api-key")  # OpenAI's, and openpi's
+SUBPROTOCOL_KEY = "aegis.key."
+"""Before the base64url of a key among a websocket's subprotocols: a browser can send no header with one."""
+
+
+class Access:
+    """ASGI middleware: 401 without the key, 403 for another site's page or under a strange name."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        self._digests = [_digest(key) for key in settings.keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and (refusal := self._refusal(scope)):
+            await refuse(scope, receive, send, *refusal)
+        else:
+            await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not (self.settings.named or self._digests or _is_own(host)):
+            return 403, f"host '{host}': without a key this server goes by localhost or an address, not by a name"
+        if origin is not None and origin not in self.settings.origins and urlsplit(origin).netloc != host:
+            return 403, f"origin '{origin}': pages of other sites may not use this server (--cors-origin allows one)"
+        path = scope["path"]
+        if not self._digests or any(path == route or path.startswith(f"{route}/") for route in OPEN):
+            return None
+        if self._knows(_key(headers)):
+            return None
+        return 401, "send a key of this server, as 'Authorization: Bearer KEY' or 'Authorization: Api-Key KEY'"
+
+    def _knows(self, key: str) -> bool:
+        """Whether it is one of ours; takes as long whichever it is, and whatever it begins with."""
+        digest = _digest(key)
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Answer with `status` and why; a websocket's handshake too."""
+    more = {"www-authenticate": "Bearer"} if status == 401 else {}
+    await JSONResponse({"detail": detail}, status, headers={**more, **dict(headers)})(scope, receive, send)
+
+
+def _key(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() in SCHEMES:
+        return key.strip()
+    for protocol in headers.get("sec-websocket-protocol", "").split(","):
+        if (protocol := protocol.strip()).startswith(SUBPROTOCOL_KEY):
+            encoded = protocol.removeprefix(SUBPROTOCOL_KEY)
+            try:
+                return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                return ""
+    return ""
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode()).digest()
+
+
+def _is_own(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost":
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""The serving process: its socket, its signals, its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from aegis_policy import Policy
+from aegis_server.app import create_app
+from aegis_server.service import ReloadError, Service
+from aegis_server.settings import Settings, max_body
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    policy: Policy,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    settings: Settings | None = None,
+    load: Callable[[], Policy] | None = None,
+    *,
+    grace_s: float = 5,
+    tls: tuple[Path, Path] | None = None,
+) -> None:
+    """Serve `policy`; returns after Ctrl+C, exits with 0 after SIGTERM; requests then have `grace_s` seconds to end.
+
+    Args:
+        settings: what is allowed.
+        load: makes the policy anew, for a reload.
+        tls: PEM files of a certificate and its private key.
+    """
+    app = create_app(policy, settings, load)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,  # one format for all: the root logger's
+        access_log=False,  # a robot asks ten times a second
+        ws_max_size=max_body(policy.info),
+        ws_max_queue=4,
+        ws_per_message_deflate=False,  # images do not get smaller; compressing them costs milliseconds
+        timeout_graceful_shutdown=1,  # after `drain`, which has waited already
+        ssl_certfile=tls and tls[0],
+        ssl_keyfile=tls and tls[1],
+    )
+    listener = listen(config)
+    scheme = "https" if config.is_ssl else "http"
+    _say_how(policy, f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then hands the signal on to this
+    with suppress(KeyboardInterrupt):
+        _Server(config, app.state.service, grace_s).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Reloads on SIGHUP, and on its way out lets what has begun be finished."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float) -> None:
+        super().__init__(config)
+        self._service, self._grace_s = service, grace_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._service.drain(self._grace_s)
+        await super().shutdown(sockets)
+
+    async def _reload(self) -> None:
+        with suppress(ReloadError):  # it is in the log
+            await self._service.reload()
+
+
+def listen(config: uvicorn.Config) -> socket.socket:
+    """The socket of `config`, bound; exits with an error when it cannot be had."""
+    listener = config.bind_socket()
+    # asyncio sets this only on sockets it made itself; without it Nagle's algorithm holds every answer back for 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _say_how(policy: Policy, url: str) -> None:
+    camera = policy.info.cameras[0]
+    body = f"""{{"images": {{"{camera.name}": "'$(base64 -w0 PNG)'"}}, "question": "what colour is the cube?"}}"""
+    logger.info("serving %s at %s (the routes: %s/docs)", policy.info.model, url, url)
+    logger.info("what it is: curl %s/v1/info", url)
+    logger.info(
+        "ask it about a %dx%d RGB PNG: curl -N %s/v1/ask -H 'content-type: application/json' -d '%s'",
+        camera.width,
+        camera.height,
+        url,
+        body,
+    )

@@ -1,0 +1,142 @@
+"""What the HTTP routes share: bodies read, requests given up with their clients, answers as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from aegis_policy import ObservationError
+from aegis_policy.inference.wire import CONTENT_TYPE
+from aegis_server.schemas import Detail
+
+T = TypeVar("T")
+CLIENT_CLOSED_REQUEST = 499  # nginx's, for the log: nobody is left to read it
+JSON = "application/json"
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Detail, "description": "No key of this server"},
+    413: {"model": Detail, "description": "The body is too large"},
+    415: {"model": Detail, "description": "The body is of another type than this route reads"},
+    422: {"model": Detail, "description": "The request does not fit the policy; `detail` says where and why"},
+    429: {"model": Detail, "description": "Too much is waiting; try again after `retry-after` seconds"},
+    500: {"model": Detail, "description": "The policy failed; `detail` says where to look"},
+    503: {"model": Detail, "description": "Not ready, or shutting down"},
+    504: {"model": Detail, "description": "Not done within its time"},
+}
+DEADLINE = "x-deadline-ms"
+DEADLINE_PARAMETER = {
+    "name": DEADLINE,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1},
+    "description": "How long the caller waits, in ms; what is not done by then is dropped and answered with a 504",
+}
+
+
+def body_type(request: Request, *taken: str) -> str:
+    """Which of `taken` the body is. Raises HTTPException, 415, for anything else."""
+    said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if said not in taken:
+        raise HTTPException(415, f"content-type '{said}': expected a body sent with content-type: {' or '.join(taken)}")
+    return said
+
+
+def deadline_s(request: Request) -> float | None:
+    """What the caller allows, if he says. Raises ObservationError for what is no positive number."""
+    said = request.headers.get(DEADLINE)
+    if said is None:
+        return None
+    if not said.isdecimal() or not int(said[:12]):
+        raise ObservationError(f"header {DEADLINE}: '{said}' is not a positive whole number of milliseconds")
+    return int(said[:12]) / 1000
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, which is cancelled when the client goes. Raises HTTPException then, for the log."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(CLIENT_CLOSED_REQUEST)
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Pieces of an answer as server-sent events, each made by `event`, between those of `before` and `after`."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        first: str,
+        pieces: AsyncGenerator[str, None],
+        event: Callable[[str], str],
+        *,
+        before: str = "",
+        after: Callable[[str], str],
+    ) -> None:
+        """Send `first`, then `pieces`; `pieces` is closed with the response, also when the client goes away.
+
+        Args:
+            after: the last event or events, of the whole answer.
+        """
+        events = self._events(first, pieces, event, before, after)
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self.pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self.pieces):
+            await super().__call__(scope, receive, send)
+
+    @staticmethod
+    async def _events(
+        first: str,
+        pieces: AsyncGenerator[str, None],
+        event: Callable[[str], str],
+        before: str,
+        after: Callable[[str], str],
+    ) -> AsyncIterator[str]:
+        answer = [first]
+        yield before + event(first)
+        async for piece in pieces:
+            answer.append(piece)
+            yield event(piece)
+        yield after("".join(answer))
+
+
+def data(value: Any) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps(value)}\n\n"
+
+
+async def whole(request: Request, first: str, pieces: AsyncGenerator[str, None]) -> str:
+    """All of an answer at once; given up when the client goes."""
+
+    async def collect() -> str:
+        async with aclosing(pieces):
+            return "".join([first, *[piece async for piece in pieces]])
+
+    return await unless_gone(request, collect())
+
+
+def contents(example: dict[str, Any], schema: dict[str, Any], *, binary: str | None = None) -> dict[str, Any]:
+    """What OpenAPI says of a body that a route reads by itself: JSON, and in msgpack what `binary` describes."""
+    content: dict[str, Any] = {JSON: {"schema": {**schema, "examples": [example]}}}
+    if binary:
+        content[CONTENT_TYPE] = {"schema": {"type": "string", "format": "binary", "description": binary}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": [DEADLINE_PARAMETER]}

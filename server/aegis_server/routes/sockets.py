@@ -1,0 +1,72 @@
+"""What the websocket routes share: a reader that knows when its client goes, and how to say what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeVar
+
+from fastapi import WebSocket, WebSocketDisconnect
+
+T = TypeVar("T")
+WAITING = 8
+"""Messages that may wait; a client that sends more before it reads is held back by its own socket."""
+
+
+class Reader:
+    """Takes messages off a websocket while others are worked on, so that a client that goes is noticed at once."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._messages: asyncio.Queue[bytes | str] = asyncio.Queue(WAITING)
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError, WebSocketDisconnect):
+            await self._task
+
+    async def next(self) -> bytes | str | None:
+        """The next message. Raises WebSocketDisconnect when the client goes."""
+        return await self.unless_gone(self._messages.get())
+
+    async def unless_gone(self, work: Awaitable[T]) -> T:
+        """Await `work`, which is cancelled when the client goes. Raises WebSocketDisconnect then."""
+        assert self._task is not None
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await self._task
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def _read(self) -> None:
+        while True:
+            await self._messages.put(await receive(self._socket))
+
+
+async def receive(socket: WebSocket) -> bytes | str:
+    """The next message. Raises WebSocketDisconnect when the client goes."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    found: bytes | str = message["bytes"] if message.get("bytes") is not None else message["text"]
+    return found
+
+
+async def fail(socket: WebSocket, reason: str, code: int) -> None:
+    """Say why in a text message, and close with `code`."""
+    with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
+        await socket.send_text(reason.encode(errors="backslashreplace").decode())
+        await socket.close(code)

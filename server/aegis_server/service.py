@@ -1,0 +1,177 @@
+"""A policy being served: ready or not, replaced by its next checkpoint, and let go in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+import numpy as np
+
+from aegis_policy import Observation, Policy, PolicyInfo
+from aegis_server.engine import Acted, Engine, OverloadedError, check_chunk
+from aegis_server.metrics import Metrics
+from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
+from aegis_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+READY, WARMING, DRAINING = "ok", "warming up", "shutting down"
+
+
+class RefusedError(Exception):
+    """Refused for now and not for what it says: `status` is HTTP's, and after `retry_s` it may be tried again."""
+
+    def __init__(self, status: int, reason: str, detail: str, retry_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.reason, self.retry_s = status, reason, retry_s
+
+
+class ReloadError(Exception):
+    """The new checkpoint was not taken; the old one serves on."""
+
+
+class Service:
+    """Everything that the routes share.
+
+    Args:
+        policy: what is served.
+        settings: what is allowed.
+        load: makes the policy anew from where it came, for `reload`.
+    """
+
+    def __init__(self, policy: Policy, settings: Settings, load: Callable[[], Policy] | None = None) -> None:
+        self.settings, self.load = settings, load
+        self.engine = Engine(policy, settings.capacity)
+        self.metrics = Metrics(self.engine)
+        self.health = WARMING
+        self._reloading = asyncio.Lock()
+        self._active = 0
+
+    @property
+    def info(self) -> PolicyInfo:
+        return self.engine.policy.info
+
+    async def warm_up(self) -> None:
+        """Act and answer once, so that no client waits for what only the first call costs (compiling, caches)."""
+        try:
+            await self.engine.run(lambda: try_out(self.engine.policy))
+        except Exception:
+            self.health = "the policy failed its warm-up; see the log"
+            logger.exception("the policy failed its warm-up: not ready")
+        else:
+            self.health = READY if self.health == WARMING else self.health
+            logger.info("ready")
+
+    async def act(self, observation: Observation, seed: int | None = None, deadline_s: float | None = None) -> Acted:
+        """The next chunk.
+
+        Raises:
+            RefusedError: too many wait (429), not in time (504), or no policy to act (503).
+        """
+        async with self._admitted(deadline_s) as until, asyncio.timeout_at(until):
+            acted = await self.engine.act(observation, seed)
+        self.metrics.stage.labels("act", "queue").observe(acted.queue_s)
+        self.metrics.stage.labels("act", "model").observe(acted.model_s)
+        self.metrics.batch.observe(acted.batch)
+        return acted
+
+    async def answer(
+        self, images: Mapping[str, np.ndarray], question: str, deadline_s: float | None = None
+    ) -> AsyncGenerator[str, None]:
+        """The answer, piece by piece.
+
+        Raises:
+            RefusedError: as `act`; before the first piece, unless time runs out later.
+        """
+        pieces = self.engine.answer(lambda policy: policy.ask(images, question))
+        async with self._admitted(deadline_s) as until, aclosing(pieces):
+            while True:
+                began = time.perf_counter()
+                async with asyncio.timeout_at(until):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                self.metrics.stage.labels("ask", "model").observe(time.perf_counter() - began)
+                yield piece
+
+    @asynccontextmanager
+    async def _admitted(self, deadline_s: float | None) -> AsyncIterator[float]:
+        """Within it a request is at work; gives the loop's time at which it has to be done."""
+        allowed = self.settings.deadline_s if deadline_s is None else min(deadline_s, self.settings.deadline_s)
+        self._active += 1
+        try:
+            if self.health not in (READY, WARMING):
+                raise RefusedError(503, "not ready", f"not ready: {self.health}", retry_s=5)
+            yield asyncio.get_running_loop().time() + allowed
+        except TimeoutError:
+            detail = f"not done within {allowed:g} s; {self.engine.acts_waiting} observations are waiting"
+            raise self._counted(RefusedError(504, "deadline", detail)) from None
+        except OverloadedError as error:
+            raise self._counted(RefusedError(429, "overloaded", f"{error}; try again", retry_s=1)) from None
+        except RefusedError as refused:
+            raise self._counted(refused) from None
+        finally:
+            self._active -= 1
+
+    def _counted(self, refused: RefusedError) -> RefusedError:
+        self.metrics.refusals.labels(refused.reason).inc()
+        return refused
+
+    @contextmanager
+    def stage(self, kind: str, stage: str) -> Iterator[None]:
+        """Time a stage of a request, for the metrics."""
+        began = time.perf_counter()
+        yield
+        self.metrics.stage.labels(kind, stage).observe(time.perf_counter() - began)
+
+    async def reload(self) -> PolicyInfo:
+        """Load the checkpoint anew, try it out beside the old one, and serve it from the next pass on.
+
+        Raises:
+            ReloadError: it cannot be loaded, fails, or expects or gives something else; the old one serves on.
+        """
+        if self.load is None:
+            raise ReloadError("this server was given its policy, not a checkpoint: there is nothing to reload")
+        if self._reloading.locked():
+            raise ReloadError("a reload is under way already")
+        async with self._reloading:
+            try:
+                policy = await asyncio.to_thread(self._loaded)
+            except Exception as error:
+                self.metrics.reloads.labels("rolled back").inc()
+                logger.exception("reload: the new checkpoint was not taken, the old one serves on")
+                raise ReloadError(f"{type(error).__name__}: {error}; the old checkpoint serves on") from error
+            self.engine.policy, self.health = policy, READY
+            self.metrics.reloads.labels("done").inc()
+            logger.info("reload: now serving %s, checkpoint %s", policy.info.model, policy.info.checkpoint[:12])
+            return policy.info
+
+    def _loaded(self) -> Policy:
+        assert self.load is not None
+        policy = self.load()
+        for part in ("cameras", "state", "actions", "horizon", "control_hz"):
+            old, new = getattr(self.info, part), getattr(policy.info, part)
+            if old != new:
+                raise ValueError(
+                    f"its {part} are {new}, where clients rely on {old}; restart the server to change that"
+                )
+        try_out(policy)
+        return policy
+
+    async def drain(self, seconds: float) -> None:
+        """Take on nothing new, and wait until what has begun is done, `seconds` at most."""
+        self.health = DRAINING
+        until = time.monotonic() + seconds
+        while self._active and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+
+def try_out(policy: Policy) -> None:
+    """Act and answer once; raises what the policy raises, and RuntimeError for what is no chunk."""
+    observation = example_observation(policy.info)
+    check_chunk(policy.info, policy.act(observation, seed=0))
+    for _ in policy.ask(observation.images, EXAMPLE_QUESTION):
+        pass
