@@ -95,7 +95,7 @@ class Engine:
         self._acts, self._steps = deque[_Act](), deque[_Step]()
         self._changed = threading.Condition()
         self._closed = False
-        self._company = 1  # acts that were there or being computed when the last pass ended
+        self._company = 1  # acts that were computed in the last pass, or waiting at its end
         self._stepped = False  # whether an answer had its turn last
         self._thread = threading.Thread(target=self._run, name="policy")
 
@@ -173,8 +173,6 @@ class Engine:
                 _settle(turn.future, turn.work)
             else:
                 self._pass(turn)
-                with self._changed:
-                    self._company = len(turn) + len(self._acts)
 
     def _next(self) -> _Step | list[_Act] | None:
         """Whose turn it is; waits until it is someone's. None once closed."""
@@ -222,6 +220,7 @@ class Engine:
                     self._pass([act])
             return
         model_s = time.perf_counter() - began
+        self._company = len(acts) + len(self._acts)  # before anyone has his chunk and comes back
         for act, chunk in zip(acts, chunks, strict=True):
             act.future.set_result(Acted(chunk, now - act.since, model_s, len(acts)))
 
