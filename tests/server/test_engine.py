@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -163,8 +164,8 @@ def test_acts_without_end_do_not_starve_an_answer(monkeypatch: pytest.MonkeyPatc
         finally:
             done.set()
             await asyncio.gather(*robots)
-        tokens = [index for index, entry in enumerate(policy.log) if entry.startswith("a")]
-        assert all(later - earlier > 1 for earlier, later in zip(tokens, tokens[1:], strict=False))
+        tokens = [index for index, entry in enumerate(policy.log) if entry.startswith("a ")]
+        assert all(later - earlier > 1 for earlier, later in pairwise(tokens))
 
     run(work, Capacity(batch=2))
 
