@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -32,7 +32,8 @@ class LinearPolicy:
     Its answer is the mean of each image. Asked how many answers were given up, it says how many of its generators were
     closed before their end; asked to count, it counts slowly and for long. The instruction "break" makes it fail as a
     policy with a bug does, "diverge" makes it give actions that are not numbers; the question "break midway?" makes it
-    fail after the first word. With a `gate`, it acts once that file exists.
+    fail after the first word. "slowly" makes it take half a second. With a `gate`, it acts once that file exists;
+    with a `gain`, its actions are that many times as large.
     """
 
     info = PolicyInfo(
@@ -46,8 +47,8 @@ class LinearPolicy:
         checkpoint="0" * 64,
     )
 
-    def __init__(self, gate: Path | None = None) -> None:
-        self.gate = gate
+    def __init__(self, gate: Path | None = None, gain: float = 1.0) -> None:
+        self.gate, self.gain = gate, gain
         self.given_up = 0
         inputs = len(self.info.state) + 3 * len(self.info.cameras)
         outputs = self.info.horizon * len(self.info.actions)
@@ -57,6 +58,8 @@ class LinearPolicy:
         check_observation(self.info, observation)
         if observation.instruction == "break":
             raise RuntimeError("a bug in the policy")
+        if observation.instruction == "slowly":
+            time.sleep(0.5)
         while self.gate and not self.gate.exists():
             time.sleep(0.01)
         if self.gate and "break" in self.gate.read_text():
@@ -66,6 +69,7 @@ class LinearPolicy:
         actions += 0.01 * np.random.default_rng(seed).normal(size=actions.shape).astype(np.float32)
         if observation.instruction == "diverge":
             actions *= np.float32(np.nan)
+        actions *= np.float32(self.gain)
         return ActionChunk(actions.reshape(self.info.horizon, -1), observation.stamp)
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
@@ -109,11 +113,11 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *command: str) -> Iterator[Server]:
+def serving(log: Path, *command: str, port: int | None = None) -> Iterator[Server]:
     """A server in a process of its own, by default the linear policy's; killed at the end if it still runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = port or free.getsockname()[1]
     with log.open("wb") as stderr:
         process = subprocess.Popen([*(command or (sys.executable, __file__)), "--port", str(port)], stderr=stderr)
     try:
@@ -123,16 +127,37 @@ def serving(log: Path, *command: str) -> Iterator[Server]:
         process.wait()
 
 
+def load(gain: Path | None) -> LinearPolicy:
+    """The policy whose gain is in a file, as a checkpoint would be; "other" there is one for another robot."""
+    if gain is None:
+        return LinearPolicy()
+    if gain.read_text() == "other":
+        policy = LinearPolicy()
+        policy.info = replace(policy.info, horizon=5)
+        return policy
+    return LinearPolicy(gain=float(gain.read_text()))
+
+
 if __name__ == "__main__":
     import argparse
     import logging
 
+    from aegis_server.engine import Capacity
     from aegis_server.process import run
+    from aegis_server.settings import Settings
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--gate", type=Path)
+    parser.add_argument("--gain", type=Path, help="file that is read again at every reload")
+    parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--grace-s", type=int, default=5)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    run(LinearPolicy(arguments.gate), port=arguments.port, grace_s=arguments.grace_s)
+    run(
+        LinearPolicy(arguments.gate) if arguments.gate else load(arguments.gain),
+        port=arguments.port,
+        settings=Settings(capacity=Capacity(acts=arguments.queue)),
+        load=lambda: load(arguments.gain),
+        grace_s=arguments.grace_s,
+    )

@@ -155,9 +155,7 @@ class Service:
         for part in ("cameras", "state", "actions", "horizon", "control_hz"):
             old, new = getattr(self.info, part), getattr(policy.info, part)
             if old != new:
-                raise ValueError(
-                    f"its {part} are {new}, where clients rely on {old}; restart the server to change that"
-                )
+                raise ValueError(f"its {part}: {new}, where clients rely on {old}; restart the server to change that")
         try_out(policy)
         return policy
 

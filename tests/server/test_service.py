@@ -1,0 +1,258 @@
+"""What a server takes on and what it refuses; that it lets go of what nobody awaits, and changes policy on the run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from aegis_policy import Observation
+from aegis_policy.inference.remote import RemotePolicy
+from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
+from aegis_server.schemas import example_observation
+from tests import linear_policy
+from tests.linear_policy import LinearPolicy, Server, serving
+
+LINEAR = (sys.executable, linear_policy.__file__)
+SEEN = example_observation(LinearPolicy.info)
+ACT: dict[str, Any] = {"images": dict(SEEN.images), "state": SEEN.state, "instruction": SEEN.instruction, "seed": 0}
+OPENPI = {
+    **{f"observation/{name}": image for name, image in SEEN.images.items()},
+    "observation/state": SEEN.state,
+    "prompt": SEEN.instruction,
+}
+
+
+def act(client: httpx.Client, headers: dict[str, str] | None = None, **change: Any) -> httpx.Response:
+    headers = {"content-type": CONTENT_TYPE, **(headers or {})}
+    return client.post("/v1/act", content=pack({**ACT, **change}), headers=headers)
+
+
+def metrics(client: httpx.Client) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Server]:
+    """A server where two acts may wait."""
+    with serving(tmp_path / "log", *LINEAR, "--queue", "2") as server:
+        server.wait()
+        yield server
+
+
+def open_client(server: Server) -> httpx.Client:
+    return httpx.Client(base_url=server.url, trust_env=False, timeout=30)
+
+
+def test_too_many_at_once_are_refused_at_once_and_told_when_to_come_back(small: Server) -> None:
+    with open_client(small) as client, ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda _: act(client, instruction="slowly"), range(8)))
+        refused = [response for response in responses if response.status_code == 429]
+        assert {response.status_code for response in responses} == {200, 429}
+        assert 1 <= len(refused) <= 6
+        assert refused[0].headers["retry-after"] == "1"
+        assert "observations are waiting" in refused[0].json()["detail"]
+        assert metrics(client)['aegis_refusals_total{reason="overloaded"}'] == len(refused)
+        assert act(client).status_code == 200
+
+
+def test_what_is_not_done_in_its_time_is_dropped(client: httpx.Client) -> None:
+    late = act(client, {"x-deadline-ms": "100"}, instruction="slowly")
+    assert late.status_code == 504
+    assert "not done within 0.1 s" in late.json()["detail"]
+    assert act(client, {"x-deadline-ms": "20000"}).status_code == 200
+    for wrong in ("0", "-1", "soon", "1.5"):
+        response = act(client, {"x-deadline-ms": wrong})
+        assert response.status_code == 422
+        assert "x-deadline-ms" in response.json()["detail"]
+
+
+def test_an_act_whose_client_has_gone_is_not_computed(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait()
+        with open_client(server) as client:
+            computed = metrics(client)["aegis_batch_size_sum"]
+            slow = threading.Thread(target=act, args=(client,), kwargs={"instruction": "slowly"})
+            slow.start()
+            time.sleep(0.2)  # it is being computed, and what comes now waits
+            with suppress(httpx.ReadTimeout), httpx.Client(base_url=server.url, timeout=0.1) as impatient:
+                act(impatient)
+            with connect(server.url.replace("http", "ws")) as socket:
+                socket.recv()
+                socket.send(pack(OPENPI))
+            slow.join()
+            assert act(client).status_code == 200
+            assert metrics(client)["aegis_batch_size_sum"] == computed + 2
+
+
+def test_prometheus_can_read_what_happened(client: httpx.Client) -> None:
+    before = metrics(client)
+    assert act(client).status_code == 200
+    act(client, instruction=" ")
+    after = metrics(client)
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert more('aegis_requests_total{route="/v1/act",status="200"}') == 1
+    assert more('aegis_requests_total{route="/v1/act",status="422"}') == 1
+    for stage in ("decode", "queue", "model", "encode"):
+        assert more(f'aegis_stage_seconds_count{{kind="act",stage="{stage}"}}') >= 1
+    assert more("aegis_batch_size_count") == 1
+    assert after['aegis_queue_depth{kind="act"}'] == 0
+    assert after["process_resident_memory_bytes"] > 1e6
+
+
+def test_msgpack_and_json_say_the_same(client: httpx.Client) -> None:
+    response = act(client, stamp=1.5)
+    assert response.headers["content-type"] == CONTENT_TYPE
+    answer = unpack(response.content)
+    np.testing.assert_array_equal(answer["actions"], LinearPolicy().act(SEEN, seed=0).actions)
+    assert answer["actions"].dtype == np.float32
+    assert answer["stamp"] == 1.5
+    assert answer["batch"] == 1
+    assert answer["queue_ms"] + answer["model_ms"] <= answer["latency_ms"]
+
+
+@pytest.fixture
+def gained(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
+    """A server, and the file that it loads its policy from."""
+    gain = tmp_path / "gain"
+    gain.write_text("1")
+    with serving(tmp_path / "log", *LINEAR, "--gain", str(gain)) as server:
+        server.wait()
+        yield server, gain
+
+
+def gain_of(client: httpx.Client) -> float:
+    actions = unpack(act(client).content)["actions"]
+    return float((actions / LinearPolicy().act(SEEN, seed=0).actions).mean())
+
+
+@pytest.mark.parametrize("how", ["route", "signal"])
+def test_reloads_under_load_lose_nothing(gained: tuple[Server, Path], how: str) -> None:
+    server, gain = gained
+    seen: list[float] = []
+    done = threading.Event()
+
+    def robot() -> None:
+        policy = RemotePolicy(server.url)
+        while not done.is_set():
+            chunk = policy.act(SEEN, seed=0)
+            seen.append(float((chunk.actions / LinearPolicy().act(SEEN, seed=0).actions).mean()))
+
+    def curious() -> None:
+        policy = RemotePolicy(server.url)
+        while not done.is_set():
+            assert "".join(policy.ask(SEEN.images, "mean?")).startswith("front: ")
+
+    with open_client(server) as client, ThreadPoolExecutor(5) as pool:
+        users = [*(pool.submit(robot) for _ in range(4)), pool.submit(curious)]
+        while not seen and not any(user.done() for user in users):
+            time.sleep(0.01)
+        for number in ("2", "3"):
+            gain.write_text(number)
+            if how == "route":
+                assert client.post("/v1/reload").json()["model"] == "linear"
+            else:
+                server.process.send_signal(signal.SIGHUP)
+            give_up = time.monotonic() + 30
+            while gain_of(client) != pytest.approx(float(number)) and time.monotonic() < give_up:
+                time.sleep(0.05)
+            time.sleep(0.2)
+        done.set()
+        for user in users:
+            user.result()  # raises what went wrong
+    assert {round(value, 3) for value in seen} == {1.0, 2.0, 3.0}  # the old or the new, and nothing between
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("no number", "could not convert"),
+        ("nan", "not finite"),  # loads, and fails its self-test
+        ("other", "its horizon: 5, where clients rely on 4"),
+    ],
+)
+def test_a_reload_that_fails_leaves_the_old_policy(gained: tuple[Server, Path], written: str, reason: str) -> None:
+    server, gain = gained
+    gain.write_text(written)
+    with open_client(server) as client:
+        response = client.post("/v1/reload")
+        assert response.status_code == 409
+        assert reason in response.json()["detail"]
+        assert "the old checkpoint serves on" in response.json()["detail"]
+        assert gain_of(client) == pytest.approx(1.0)
+        assert client.get("/readyz").status_code == 200
+        assert metrics(client)['aegis_reloads_total{result="rolled back"}'] == 1
+
+
+def test_a_websocket_s_last_act_is_answered_before_the_end(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait()
+        with connect(server.url.replace("http", "ws")) as socket:
+            unpack(socket.recv())
+            socket.send(pack({**OPENPI, "prompt": "slowly"}))
+            time.sleep(0.2)
+            server.process.terminate()
+            time.sleep(0.1)
+            refused = httpx.post(f"{server.url}/v1/act", content=pack(ACT), headers={"content-type": CONTENT_TYPE})
+            assert refused.status_code == 503
+            assert "shutting down" in refused.json()["detail"]
+            assert httpx.get(f"{server.url}/readyz").status_code == 503
+            assert unpack(socket.recv())["actions"].shape == (4, 3)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012  # service restart
+        assert server.process.wait(timeout=30) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait()
+        port = server.url.rpartition(":")[2]
+        policy = RemotePolicy(server.url)
+        failed: list[str] = []
+
+        def slowly() -> None:
+            with pytest.raises(ConnectionError) as error:
+                policy.act(Observation(SEEN.images, SEEN.state, "slowly"))
+            failed.append(str(error.value))
+
+        waiting = threading.Thread(target=slowly)
+        waiting.start()
+        time.sleep(0.2)
+        server.process.kill()
+        waiting.join()
+        assert failed
+        server.process.wait()
+        with pytest.raises(ConnectionError, match=server.url):
+            policy.act(SEEN)
+        with serving(tmp_path / "log2", *LINEAR, port=int(port)) as successor:
+            successor.wait()
+            assert policy.act(SEEN, seed=0).actions.shape == (4, 3)
+
+
+def test_a_log_line_of_a_refusal_is_not_needed_to_know_it(client: httpx.Client) -> None:
+    """Every response names its request, by the client's own name if that is a plain one."""
+    assert act(client, {"x-request-id": "robot-7.1"}).headers["x-request-id"] == "robot-7.1"
+    forged = act(client, {"x-request-id": "a b"}).headers["x-request-id"]
+    assert forged != "a b"
+    assert len(forged) == 32
+    assert json.loads(client.get("/livez").text) == {"status": "ok"}
