@@ -87,11 +87,12 @@ class Engine:
     Attributes:
         policy: what is run; another may be put in its place at any time, and serves from the next pass on. An answer
             that has begun is finished by the one that began it.
+        answers, acts_running: how many answers are being given, how many acts computed.
     """
 
     def __init__(self, policy: Policy, capacity: Capacity | None = None) -> None:
         self.policy, self.capacity = policy, capacity or Capacity()
-        self.answers = 0
+        self.answers = self.acts_running = 0
         self._acts, self._steps = deque[_Act](), deque[_Step]()
         self._changed = threading.Condition()
         self._closed = False
@@ -118,7 +119,11 @@ class Engine:
             raise OverloadedError(f"{len(self._acts)} observations are waiting for their actions already")
         job = _Act(observation, seed)
         self._put(self._acts, job)
-        return await asyncio.wrap_future(job.future)
+        try:
+            return await asyncio.wrap_future(job.future)
+        finally:
+            with self._changed, suppress(ValueError):  # its turn has come
+                self._acts.remove(job)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Await `work()` on the policy's thread, after the acts."""
@@ -172,15 +177,15 @@ class Engine:
             if isinstance(turn, _Step):
                 _settle(turn.future, turn.work)
             else:
+                self.acts_running = len(turn)
                 self._pass(turn)
+                self.acts_running = 0
 
     def _next(self) -> _Step | list[_Act] | None:
         """Whose turn it is; waits until it is someone's. None once closed."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                while self._acts and self._acts[0].future.cancelled():
-                    self._acts.popleft()
                 if self._steps and (not self._acts or self._is_owed(self._steps[0], now)):
                     self._stepped = True
                     step = self._steps.popleft()

@@ -38,6 +38,8 @@ class Metrics:
         waiting = Gauge("aegis_queue_depth", "Acts that wait, answers being given", ("kind",), registry=self.registry)
         waiting.labels("act").set_function(lambda: engine.acts_waiting)
         waiting.labels("answer").set_function(lambda: engine.answers)
+        running = Gauge("aegis_acts_running", "Acts in the pass that is being computed", registry=self.registry)
+        running.set_function(lambda: engine.acts_running)
 
     def _of(self, kind: type[Counter], name: str, text: str, *labels: str) -> Counter:
         return kind(name, text, labels, registry=self.registry)

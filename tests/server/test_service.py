@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +47,59 @@ def metrics(client: httpx.Client) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
+@dataclass(frozen=True)
+class Gated:
+    """A server where two acts may wait, and the file without which none is finished."""
+
+    server: Server
+    gate: Path
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Server]:
-    """A server where two acts may wait."""
-    with serving(tmp_path / "log", *LINEAR, "--queue", "2") as server:
+def gated(tmp_path: Path) -> Iterator[Gated]:
+    """Warm, and its gate shut."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    with serving(tmp_path / "log", *LINEAR, "--gate", str(gate), "--queue", "2") as server:
         server.wait()
-        yield server
+        gate.unlink()
+        yield Gated(server, gate)
+        gate.touch()  # or it could not end
 
 
 def open_client(server: Server) -> httpx.Client:
     return httpx.Client(base_url=server.url, trust_env=False, timeout=30)
 
 
-def test_too_many_at_once_are_refused_at_once_and_told_when_to_come_back(small: Server) -> None:
-    with open_client(small) as client, ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda _: act(client, instruction="slowly"), range(8)))
-        refused = [response for response in responses if response.status_code == 429]
-        assert {response.status_code for response in responses} == {200, 429}
-        assert 1 <= len(refused) <= 6
-        assert refused[0].headers["retry-after"] == "1"
-        assert "observations are waiting" in refused[0].json()["detail"]
-        assert metrics(client)['aegis_refusals_total{reason="overloaded"}'] == len(refused)
+def begin_act(pool: ThreadPoolExecutor, client: httpx.Client) -> Future[httpx.Response]:
+    """An act that is being computed, and is finished when the gate is open."""
+    begun = pool.submit(act, client)
+    wait_until(
+        lambda: (now := metrics(client))['aegis_queue_depth{kind="act"}'] == 0 and now["aegis_acts_running"] == 1
+    )
+    return begun
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def test_too_many_at_once_are_refused_at_once_and_told_when_to_come_back(gated: Gated) -> None:
+    with open_client(gated.server) as client, ThreadPoolExecutor(8) as pool:
+        first = begin_act(pool, client)
+        others = [pool.submit(act, client) for _ in range(5)]
+        wait_until(lambda: sum(other.done() for other in others) == 3)
+        gated.gate.touch()
+        assert first.result().status_code == 200
+        responses = [other.result() for other in others]
+        assert sorted(response.status_code for response in responses) == [200, 200, 429, 429, 429]
+        refused = next(response for response in responses if response.status_code == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert "2 observations are waiting" in refused.json()["detail"]
+        assert metrics(client)['aegis_refusals_total{reason="overloaded"}'] == 3
         assert act(client).status_code == 200
 
 
@@ -81,22 +114,20 @@ def test_what_is_not_done_in_its_time_is_dropped(client: httpx.Client) -> None:
         assert "x-deadline-ms" in response.json()["detail"]
 
 
-def test_an_act_whose_client_has_gone_is_not_computed(tmp_path: Path) -> None:
-    with serving(tmp_path / "log") as server:
-        server.wait()
-        with open_client(server) as client:
-            computed = metrics(client)["aegis_batch_size_sum"]
-            slow = threading.Thread(target=act, args=(client,), kwargs={"instruction": "slowly"})
-            slow.start()
-            time.sleep(0.2)  # it is being computed, and what comes now waits
-            with suppress(httpx.ReadTimeout), httpx.Client(base_url=server.url, timeout=0.1) as impatient:
-                act(impatient)
-            with connect(server.url.replace("http", "ws")) as socket:
-                socket.recv()
-                socket.send(pack(OPENPI))
-            slow.join()
-            assert act(client).status_code == 200
-            assert metrics(client)["aegis_batch_size_sum"] == computed + 2
+def test_an_act_whose_client_has_gone_is_not_computed(gated: Gated) -> None:
+    with open_client(gated.server) as client, ThreadPoolExecutor(2) as pool:
+        first = begin_act(pool, client)
+        with suppress(httpx.ReadTimeout), httpx.Client(base_url=gated.server.url, timeout=0.3) as impatient:
+            act(impatient)
+        with connect(gated.server.url.replace("http", "ws")) as socket:
+            socket.recv()
+            socket.send(pack(OPENPI))
+            wait_until(lambda: metrics(client)['aegis_queue_depth{kind="act"}'] >= 1)
+        wait_until(lambda: metrics(client)['aegis_queue_depth{kind="act"}'] == 0)
+        gated.gate.touch()
+        assert first.result().status_code == 200
+        assert act(client).status_code == 200
+        assert metrics(client)["aegis_batch_size_sum"] == 2
 
 
 def test_prometheus_can_read_what_happened(client: httpx.Client) -> None:
@@ -201,26 +232,25 @@ def test_a_reload_that_fails_leaves_the_old_policy(gained: tuple[Server, Path], 
         assert metrics(client)['aegis_reloads_total{result="rolled back"}'] == 1
 
 
-def test_a_websocket_s_last_act_is_answered_before_the_end(tmp_path: Path) -> None:
-    with serving(tmp_path / "log") as server:
-        server.wait()
-        with connect(server.url.replace("http", "ws")) as socket:
-            unpack(socket.recv())
-            socket.send(pack({**OPENPI, "prompt": "slowly"}))
-            time.sleep(0.2)
-            server.process.terminate()
-            time.sleep(0.1)
-            refused = httpx.post(f"{server.url}/v1/act", content=pack(ACT), headers={"content-type": CONTENT_TYPE})
-            assert refused.status_code == 503
-            assert "shutting down" in refused.json()["detail"]
-            assert httpx.get(f"{server.url}/readyz").status_code == 503
-            assert unpack(socket.recv())["actions"].shape == (4, 3)
-            with pytest.raises(ConnectionClosed) as closed:
-                socket.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012  # service restart
-        assert server.process.wait(timeout=30) == 0
-        assert "Traceback" not in server.log.read_text()
+def test_a_websocket_s_last_act_is_answered_before_the_end(gated: Gated) -> None:
+    server = gated.server
+    with open_client(server) as client, connect(server.url.replace("http", "ws")) as socket:
+        unpack(socket.recv())
+        socket.send(pack(OPENPI))
+        wait_until(lambda: metrics(client)["aegis_acts_running"] == 1)
+        server.process.terminate()
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        refused = act(client)
+        assert refused.status_code == 503
+        assert "shutting down" in refused.json()["detail"]
+        gated.gate.touch()
+        assert unpack(socket.recv())["actions"].shape == (4, 3)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012  # service restart
+    assert server.process.wait(timeout=30) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path: Path) -> None:
@@ -249,8 +279,8 @@ def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path
             assert policy.act(SEEN, seed=0).actions.shape == (4, 3)
 
 
-def test_a_log_line_of_a_refusal_is_not_needed_to_know_it(client: httpx.Client) -> None:
-    """Every response names its request, by the client's own name if that is a plain one."""
+def test_every_response_names_its_request(client: httpx.Client) -> None:
+    """By the client's own name, if that is a plain one."""
     assert act(client, {"x-request-id": "robot-7.1"}).headers["x-request-id"] == "robot-7.1"
     forged = act(client, {"x-request-id": "a b"}).headers["x-request-id"]
     assert forged != "a b"
