@@ -2,7 +2,7 @@
 
 An array is a map with bytes for keys, {b"__ndarray__": True, b"data", b"dtype", b"shape"}, a NumPy scalar
 {b"__npgeneric__": True, b"data", b"dtype"}. Whoever sends them is not trusted: an array is made only if its bytes are
-as many as its shape and dtype say, and it is a view of those bytes, so nothing is allocated on anyone's word.
+there, as many as its shape and dtype say, so nothing is allocated on anyone's word.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """What was packed; arrays are read-only.
+    """What was packed.
 
     Raises:
         WireError: not msgpack, or not an array where one is announced.
@@ -73,7 +73,7 @@ def _decode(found: dict[Any, Any]) -> Any:
     if prod(shape) * dtype.itemsize != len(data):
         raise WireError(f"an array says {dtype}{_short(shape)}, which is not {len(data)} bytes")
     try:
-        return np.frombuffer(data, dtype).reshape(shape) if data else np.zeros(shape, dtype)
+        return np.frombuffer(data, dtype).reshape(shape).copy() if data else np.zeros(shape, dtype)
     except ValueError as error:  # more dimensions than NumPy has
         raise WireError(f"an array's shape is {_short(shape)}: {error}") from error
 
