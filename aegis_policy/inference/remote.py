@@ -120,7 +120,8 @@ class RemotePolicy:
             detail = response.text[:200]
         if response.status_code == 422:
             raise ObservationError(detail)
-        raise ConnectionError(f"{self.url}: {response.status_code} {response.reason_phrase}: {detail}")
+        hint = f" (its key goes into the environment variable {API_KEY})" if response.status_code == 401 else ""
+        raise ConnectionError(f"{self.url}: {response.status_code} {response.reason_phrase}: {detail}{hint}")
 
     def _lost(self, error: httpx.HTTPError) -> ConnectionError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):

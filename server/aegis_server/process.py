@@ -77,8 +77,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _reload(self) -> None:
-        with suppress(ReloadError):  # it is in the log
+        try:
             await self._service.reload()
+        except ReloadError as error:
+            logger.error("reload: %s", error)
 
 
 def listen(config: uvicorn.Config) -> socket.socket:

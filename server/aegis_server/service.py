@@ -142,7 +142,7 @@ class Service:
                 policy = await asyncio.to_thread(self._loaded)
             except Exception as error:
                 self.metrics.reloads.labels("rolled back").inc()
-                logger.exception("reload: the new checkpoint was not taken, the old one serves on")
+                logger.exception("the new checkpoint was not taken")
                 raise ReloadError(f"{type(error).__name__}: {error}; the old checkpoint serves on") from error
             self.engine.policy, self.health = policy, READY
             self.metrics.reloads.labels("done").inc()
