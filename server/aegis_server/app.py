@@ -39,6 +39,7 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
         warming.cancel()
         await asyncio.wait([warming])
         await asyncio.to_thread(service.engine.close)
+        await asyncio.to_thread(service.tracing.close)
 
     app = FastAPI(title="AEGIS policy server", version=aegis_policy.__version__, lifespan=lifespan)
     app.state.service = service
@@ -47,7 +48,7 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
     app.add_middleware(Access, settings=settings)  # the last that is added is the outermost
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Guard, max_body=max_body(service.info), metrics=service.metrics)
+    app.add_middleware(Guard, max_body(service.info), service.metrics, service.tracing)
     for error in (ObservationError, WireError, RefusedError, HTTPException):
         app.add_exception_handler(error, refuse)
     return app

@@ -6,18 +6,19 @@ import asyncio
 import logging
 import re
 import uuid
-from contextvars import ContextVar
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aegis_server.access import refuse
+from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
+from aegis_server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
+TRACED = "/v1/"  # not what is polled: /livez, /readyz, /metrics
 _PLAIN = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
@@ -28,17 +29,21 @@ class Guard:
     a status any more: the connection is broken off, which no client can take for the end of an answer.
     """
 
-    def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics, tracing: Tracing) -> None:
         """Guard `app`; `max_body` is the largest request body it reads, in bytes."""
-        self.app, self.max_body, self.metrics = app, max_body, metrics
+        self.app, self.max_body, self.metrics, self.tracing = app, max_body, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        named = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        named = headers.get("x-request-id", "")
         request_id.set(named if _PLAIN.fullmatch(named) else uuid.uuid4().hex)
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["path"].startswith(TRACED):
+            with self.tracing.request(scope["path"], headers, request_id.get()):
+                await self._http(scope, receive, send)
+        elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
             await self._websocket(scope, receive, send)
@@ -95,6 +100,8 @@ class Guard:
     def _count(self, scope: Scope, status: str) -> None:
         route = getattr(scope.get("route"), "path", "none")  # its pattern: whatever else is asked for is one row
         self.metrics.requests.labels(route, status).inc()
+        if scope["type"] == "http":
+            self.tracing.outcome(scope["method"], route, status)
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"request body: larger than {self.max_body} bytes")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
 
-from aegis_server.guard import request_id
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""The request that is being worked on."""
 
 
 class _Named(logging.Filter):

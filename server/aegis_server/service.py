@@ -6,15 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 
 import numpy as np
+from starlette.requests import HTTPConnection
 
 from aegis_policy import Observation, Policy, PolicyInfo
 from aegis_server.engine import Acted, Engine, OverloadedError, check_chunk
+from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
 from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
 from aegis_server.settings import Settings
+from aegis_server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Service:
         self.settings, self.load = settings, load
         self.engine = Engine(policy, settings.capacity)
         self.metrics = Metrics(self.engine)
+        self.tracing = Tracing()
         self.health = WARMING
         self._reloading = asyncio.Lock()
         self._active = 0
@@ -73,8 +77,8 @@ class Service:
         """
         async with self._admitted(deadline_s) as until, asyncio.timeout_at(until):
             acted = await self.engine.act(observation, seed)
-        self.metrics.stage.labels("act", "queue").observe(acted.queue_s)
-        self.metrics.stage.labels("act", "model").observe(acted.model_s)
+        self._spent("act", "queue", acted.queue_s, ago=acted.model_s)
+        self._spent("act", "model", acted.model_s, batch=acted.batch)
         self.metrics.batch.observe(acted.batch)
         return acted
 
@@ -94,7 +98,7 @@ class Service:
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
-                self.metrics.stage.labels("ask", "model").observe(time.perf_counter() - began)
+                self._spent("ask", "model", time.perf_counter() - began)
                 yield piece
 
     @asynccontextmanager
@@ -122,10 +126,18 @@ class Service:
 
     @contextmanager
     def stage(self, kind: str, stage: str) -> Iterator[None]:
-        """Time a stage of a request, for the metrics."""
+        """Time a stage of a request, for its trace and the metrics."""
         began = time.perf_counter()
         yield
-        self.metrics.stage.labels(kind, stage).observe(time.perf_counter() - began)
+        self._spent(kind, stage, time.perf_counter() - began)
+
+    def traced(self, connection: HTTPConnection) -> AbstractContextManager[None]:
+        """Within it is one observation of a websocket, for its trace."""
+        return self.tracing.request(f"WS {connection.url.path}", connection.headers, request_id.get())
+
+    def _spent(self, kind: str, stage: str, seconds: float, **more: float) -> None:
+        self.metrics.stage.labels(kind, stage).observe(seconds)
+        self.tracing.stage(kind, stage, seconds, **more)
 
     async def reload(self) -> PolicyInfo:
         """Load the checkpoint anew, try it out beside the old one, and serve it from the next pass on.

@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
+from aegis_server.engine import Acted
 from aegis_server.routes.sockets import Reader, fail
 from aegis_server.schemas import ActOptions, images_from_map, make_observation, validated
 from aegis_server.service import RefusedError, Service
@@ -35,17 +36,12 @@ def router(service: Service) -> APIRouter:
             async with Reader(socket) as reader:
                 while (message := await reader.next()) is not None:
                     began = time.perf_counter()
-                    with service.stage("act", "decode"):
-                        observation = read(service.info, message)
-                    acted = await reader.unless_gone(service.act(observation))
-                    timing = {"infer_ms": 1000 * (acted.queue_s + acted.model_s)}
-                    answer = {
-                        "actions": acted.chunk.actions,
-                        "policy_timing": {"infer_ms": 1000 * acted.model_s},
-                        "server_timing": timing if previous_ms is None else {**timing, "prev_total_ms": previous_ms},
-                    }
-                    with service.stage("act", "encode"):
-                        await socket.send_bytes(pack(answer))
+                    with service.traced(socket):
+                        with service.stage("act", "decode"):
+                            observation = read(service.info, message)
+                        acted = await reader.unless_gone(service.act(observation))
+                        with service.stage("act", "encode"):
+                            await socket.send_bytes(_answer(acted, previous_ms))
                     previous_ms = 1000 * (time.perf_counter() - began)
         except (ObservationError, WireError, RefusedError) as error:
             await fail(socket, str(error), 1013 if isinstance(error, RefusedError) else 1011)
@@ -56,6 +52,17 @@ def router(service: Service) -> APIRouter:
             raise
 
     return routes
+
+
+def _answer(acted: Acted, previous_ms: float | None) -> bytes:
+    timing = {"infer_ms": 1000 * (acted.queue_s + acted.model_s)}
+    return pack(
+        {
+            "actions": acted.chunk.actions,
+            "policy_timing": {"infer_ms": 1000 * acted.model_s},
+            "server_timing": timing if previous_ms is None else {**timing, "prev_total_ms": previous_ms},
+        }
+    )
 
 
 def metadata(info: PolicyInfo) -> dict[str, Any]:

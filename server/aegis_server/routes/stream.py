@@ -92,7 +92,9 @@ class Line:
     async def listen(self) -> None:
         """Take in what comes; only the newest observation is kept, and what an older epoch awaits is given up."""
         while True:
-            turn, asked = read(self._service.info, await receive(self._socket))
+            message = await receive(self._socket)
+            with self._service.stage("act", "decode"):
+                turn, asked = read(self._service.info, message)
             if turn.epoch < self._epoch:
                 self._skipped += asked is not None
                 continue
@@ -114,16 +116,20 @@ class Line:
             asked, self._newest = self._newest, None
             if asked is None:
                 continue
-            self._acting = asyncio.ensure_future(self._service.act(asked.observation, asked.seed))
-            try:
-                await asyncio.wait({self._acting})
-            finally:
-                self._acting.cancel()
-            if self._acting.cancelled() or asked.turn.epoch != self._epoch:
-                self._skipped += 1
-                self._acting = None
-                continue
-            acted, self._acting = self._acting, None
+            with self._service.traced(self._socket):
+                await self._act(asked)
+
+    async def _act(self, asked: Asked) -> None:
+        self._acting = asyncio.ensure_future(self._service.act(asked.observation, asked.seed))
+        try:
+            await asyncio.wait({self._acting})
+        finally:
+            self._acting.cancel()
+        acted, self._acting = self._acting, None
+        if acted.cancelled() or asked.turn.epoch != self._epoch:
+            self._skipped += 1
+            return
+        with self._service.stage("act", "encode"):
             await self._socket.send_bytes(pack({**asked.turn.model_dump(), **self._said(acted)}))
 
     def _said(self, acted: asyncio.Task[Acted]) -> dict[str, Any]:
