@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ def serve(
     queue: int = 64,
     deadline_s: float = 30.0,
     log_json: bool = False,
+    replicas: int = 1,
 ) -> None:
     """Serve a policy over HTTP until SIGTERM or Ctrl+C; SIGHUP loads the checkpoint anew.
 
@@ -41,24 +43,32 @@ def serve(
         queue: most observations that wait; what comes beyond is refused with a 429.
         deadline_s: longest that a request takes before it is dropped.
         log_json: log in JSON, a line for each event.
+        replicas: processes on this machine that share the work, each with its own policy, by Ray Serve (extra `ray`).
     """
     from aegis_policy.inference.load import load_policy
     from aegis_server.engine import Capacity
     from aegis_server.logs import log_as_json
     from aegis_server.process import run
+    from aegis_server.replicas import run as run_replicas
     from aegis_server.settings import Settings, read_keys
 
     keys = read_keys(key_file) if key_file else ()
     check_exposure(host, bool(keys), without_key)
     if (tls_certificate is None) != (tls_key is None):
         raise ValueError("--tls-certificate and --tls-key go together")
+    if replicas > 1 and log_json:
+        raise ValueError("--log-json: with --replicas, Ray writes the log, and puts words of its own before each line")
     if log_json:
         log_as_json()
     settings = Settings(
         keys, without_key, cors_origin, Capacity(batch, batch_wait_ms / 1000, acts=queue), deadline_s=deadline_s
     )
     tls = None if tls_certificate is None or tls_key is None else (tls_certificate, tls_key)
-    run(load_policy(checkpoint), host, port, settings, lambda: load_policy(checkpoint), tls=tls)
+    load = partial(load_policy, checkpoint)
+    if replicas == 1:
+        run(load(), host, port, settings, load, tls=tls)
+    else:
+        run_replicas(load, replicas, host, port, settings, tls=tls)
 
 
 def check_exposure(host: str, has_keys: bool, allowed: bool) -> None:

@@ -139,19 +139,23 @@ class Service:
         self.metrics.stage.labels(kind, stage).observe(seconds)
         self.tracing.stage(kind, stage, seconds, **more)
 
-    async def reload(self) -> PolicyInfo:
+    async def reload(self, load: Callable[[], Policy] | None = None) -> PolicyInfo:
         """Load the checkpoint anew, try it out beside the old one, and serve it from the next pass on.
+
+        Args:
+            load: makes the policy, if not as this server was told to.
 
         Raises:
             ReloadError: it cannot be loaded, fails, or expects or gives something else; the old one serves on.
         """
-        if self.load is None:
-            raise ReloadError("this server was given its policy, not a checkpoint: there is nothing to reload")
+        load = load or self.load
+        if load is None:
+            raise ReloadError("this process cannot tell what to load; with --replicas, send SIGHUP to `aegis serve`")
         if self._reloading.locked():
             raise ReloadError("a reload is under way already")
         async with self._reloading:
             try:
-                policy = await asyncio.to_thread(self._loaded)
+                policy = await asyncio.to_thread(self._loaded, load)
             except Exception as error:
                 self.metrics.reloads.labels("rolled back").inc()
                 logger.exception("the new checkpoint was not taken")
@@ -161,9 +165,8 @@ class Service:
             logger.info("reload: now serving %s, checkpoint %s", policy.info.model, policy.info.checkpoint[:12])
             return policy.info
 
-    def _loaded(self) -> Policy:
-        assert self.load is not None
-        policy = self.load()
+    def _loaded(self, load: Callable[[], Policy]) -> Policy:
+        policy = load()
         for part in ("cameras", "state", "actions", "horizon", "control_hz"):
             old, new = getattr(self.info, part), getattr(policy.info, part)
             if old != new:

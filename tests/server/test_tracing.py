@@ -22,8 +22,11 @@ from aegis_server.schemas import act_example, ask_example, example_observation
 from tests.linear_policy import LinearPolicy, serving
 
 INFO = LinearPolicy.info
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+ONE, OTHER, PARENT = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def within(trace: str) -> dict[str, str]:
+    return {"traceparent": f"00-{trace}-{PARENT}-01"}
 
 
 class Collector:
@@ -83,18 +86,18 @@ def test_a_collector_gets_every_request_in_its_stages(tmp_path: Path, monkeypatc
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         with serving(tmp_path / "log") as server:
             server.wait()
-            headers = {**TRACEPARENT, "x-request-id": "mine"}
+            headers = {**within(ONE), "x-request-id": "mine"}
             assert httpx.post(f"{server.url}/v1/act", json=act_example(INFO), headers=headers).status_code == 200
             assert httpx.post(f"{server.url}/v1/ask", json=ask_example(INFO)).status_code == 200
             broken = {**act_example(INFO), "instruction": "break"}
             assert httpx.post(f"{server.url}/v1/act", json=broken).status_code == 500
-            with connect(server.url.replace("http", "ws") + "/v1/stream", additional_headers=TRACEPARENT) as socket:
+            with connect(server.url.replace("http", "ws") + "/v1/stream", additional_headers=within(OTHER)) as socket:
                 socket.recv()
                 seen = example_observation(INFO)
                 sent = {"images": dict(seen.images), "state": seen.state, "instruction": seen.instruction}
                 socket.send(pack({"epoch": 0, "observation": sent}))
                 socket.recv()
-            act = [span for span in collector.of("POST /v1/act", 2) if span.trace_id.hex() == TRACE]
+            act = [span for span in collector.of("POST /v1/act", 2) if span.trace_id.hex() == ONE]
             ask = collector.of("POST /v1/ask")
             stream = collector.of("WS /v1/stream")
             server.process.terminate()
@@ -119,8 +122,8 @@ def test_a_collector_gets_every_request_in_its_stages(tmp_path: Path, monkeypatc
     failed = [span for span in collector.spans if attributes(span).get("http.response.status_code") == 500]
     assert len(failed) == 1
     assert failed[0].status.code == 2
-    inside = [span for span in stream if span.trace_id.hex() == TRACE and span not in act]
-    assert [span.name for span in inside] == ["WS /v1/stream", "act queue", "act model", "act encode"]
+    assert {span.trace_id.hex() for span in stream} == {OTHER}
+    assert [span.name for span in stream] == ["WS /v1/stream", "act queue", "act model", "act encode"]
     assert not [span for span in collector.spans if "readyz" in span.name]
 
 
