@@ -41,7 +41,7 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not (self.settings.named or self._digests or _is_own(host)):
             return 403, f"host '{host}': without a key this server goes by localhost or an address, not by a name"
-        if origin is not None and origin not in self.settings.origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self.settings.origins and _place(origin) != host:
             return 403, f"origin '{origin}': pages of other sites may not use this server (--cors-origin allows one)"
         path = scope["path"]
         if not self._digests or any(path == route or path.startswith(f"{route}/") for route in OPEN):
@@ -83,11 +83,16 @@ def _digest(key: str) -> bytes:
 
 
 def _is_own(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
     try:
-        ip_address(name)
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ip_address(name))
     except ValueError:
         return False
-    return True
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

@@ -24,7 +24,7 @@ class Settings:
         deadline_s: longest that a request takes, unless it says so itself.
     """
 
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = field(default=(), repr=False)
     named: bool = False
     origins: tuple[str, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
@@ -41,7 +41,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
     Raises:
         OSError: no such file.
-        ValueError: none in it, or one that is too short to keep anyone out.
+        ValueError: none in it, or one that is too short to keep anyone out, or that no header can carry.
     """
     lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
     keys = tuple(line for line in lines if line)
@@ -49,4 +49,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
         raise ValueError(f"{path}: no key in it; write one a line, for example by: openssl rand -hex 32")
     if weak := [number for number, key in enumerate(keys, 1) if len(key) < 16]:
         raise ValueError(f"{path}: key {weak[0]} has fewer than 16 characters; make one by: openssl rand -hex 32")
+    if odd := [number for number, key in enumerate(keys, 1) if not (key.isascii() and key.isprintable())]:
+        raise ValueError(
+            f"{path}: key {odd[0]} has characters other than printable ASCII; make one by: openssl rand -hex 32"
+        )
     return keys

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -30,10 +31,12 @@ TWO = (sys.executable, linear_policy.__file__, "--replicas", "2")
 
 
 def replicas(server: Server) -> set[int]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return {
-        child.pid for child in children if "ServeReplica" in child.name() or "ServeReplica" in " ".join(child.cmdline())
-    }
+    found = set()
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie among them
+            if "ServeReplica" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 def until(met: Callable[[], bool], seconds: float = 120) -> None:
