@@ -56,6 +56,8 @@ def serve(
     check_exposure(host, bool(keys), without_key)
     if (tls_certificate is None) != (tls_key is None):
         raise ValueError("--tls-certificate and --tls-key go together")
+    if replicas < 1:
+        raise ValueError(f"--replicas {replicas}: expected 1 or more")
     if replicas > 1 and log_json:
         raise ValueError("--log-json: with --replicas, Ray writes the log, and puts words of its own before each line")
     if log_json:

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -78,8 +79,11 @@ def run(
         tls: PEM files of a certificate and its private key.
 
     Raises:
-        ValueError: Ray Serve is not installed, or cannot have the port.
+        ValueError: Ray Serve is not installed.
+        OSError: the port is taken.
     """
+    # Ray would say it in a minute, and at length.
+    socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use over the network
     # Who reaches Ray's own ports runs code in its processes: let them take orders from this process alone.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -129,8 +133,7 @@ def _application(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
         return create_app(load(), settings)
 
-    deployment = serve.deployment(
-        serve.ingress(build)(Replica),
+    deployed = serve.deployment(
         name=NAME,
         num_replicas=replicas,
         max_ongoing_requests=CONNECTIONS,
@@ -142,4 +145,4 @@ def _application(
             "num_gpus": min(1.0, resources.get("GPU", 0) / replicas),
         },
     )
-    return deployment.bind(load)
+    return deployed(serve.ingress(build)(Replica)).bind(load)

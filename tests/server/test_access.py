@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -208,6 +209,10 @@ def test_it_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         serve(tls_key=tmp_path / "keys")
     with pytest.raises(ValueError, match="--log-json: with --replicas, Ray writes the log"):
         serve(replicas=2, log_json=True)
+    with pytest.raises(ValueError, match="--replicas 0: expected 1 or more"):
+        serve(replicas=0)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        serve(replicas=2, port=taken.getsockname()[1])
 
 
 def test_a_key_file_has_keys_that_keep_someone_out(tmp_path: Path) -> None:
