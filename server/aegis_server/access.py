@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterable
 from hashlib import sha256
@@ -41,7 +40,7 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not (self.settings.named or self._digests or _is_own(host)):
             return 403, f"host '{host}': without a key this server goes by localhost or an address, not by a name"
-        if origin is not None and origin not in self.settings.origins and _place(origin) != host:
+        if origin is not None and origin not in self.settings.origins and _authority(origin) != host:
             return 403, f"origin '{origin}': pages of other sites may not use this server (--cors-origin allows one)"
         path = scope["path"]
         if not self._digests or any(path == route or path.startswith(f"{route}/") for route in OPEN):
@@ -73,9 +72,16 @@ def _key(headers: Headers) -> str:
             encoded = protocol.removeprefix(SUBPROTOCOL_KEY)
             try:
                 return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # not base64, or not text
                 return ""
     return ""
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # half an IPv6 address
+        return None
 
 
 def _digest(key: str) -> bytes:
@@ -85,14 +91,9 @@ def _digest(key: str) -> bytes:
 def _is_own(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or bool(ip_address(name))
+        if name == "localhost":
+            return True
+        ip_address(name)
     except ValueError:
         return False
-
-
-def _place(origin: str) -> str:
-    """Host and port of an origin; empty for what is none."""
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
+    return True

@@ -22,12 +22,19 @@ from websockets.sync.client import connect
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import pack, unpack
 from aegis_server.schemas import act_example, ask_example, example_observation
-from tests import linear_policy
-from tests.linear_policy import KEY, LinearPolicy, Server, serving
+from tests.linear_policy import LinearPolicy, Server, serving
 
 INFO = LinearPolicy.info
+KEY = "the key of the replicas"
 BEARER = {"authorization": f"Bearer {KEY}"}
-TWO = (sys.executable, linear_policy.__file__, "--replicas", "2")
+PROGRAM = f"""
+import logging, sys
+from aegis_server.replicas import run
+from aegis_server.settings import Settings
+from tests.linear_policy import LinearPolicy
+logging.basicConfig(level=logging.INFO)
+run(LinearPolicy, 2, port=int(sys.argv[2]), settings=Settings(keys=({KEY!r},)))
+"""
 
 
 def replicas(server: Server) -> set[int]:
@@ -48,10 +55,11 @@ def until(met: Callable[[], bool], seconds: float = 120) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_replicas_serve_and_outlive_one_of_them(tmp_path: Path) -> None:
+def test_two_replicas_serve_and_outlive_one_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray.serve")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for Ray's processes, to find the policy
     with (
-        serving(tmp_path / "log", *TWO) as server,
+        serving(tmp_path / "log", sys.executable, "-c", PROGRAM) as server,
         httpx.Client(base_url=server.url, headers=BEARER, timeout=60) as client,
     ):
         server.wait(seconds=240)
