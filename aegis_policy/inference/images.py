@@ -26,8 +26,8 @@ _KINDS = {
 }  # Pillow's modes in the words of whoever made the file
 READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats of a user's own pictures; Pillow reads many more, by code that few have ever attacked."""
-MAX_PIXELS = 64_000_000
-"""Of a user's own picture: what large cameras give, at 4 bytes each a quarter of a gigabyte."""
+MAX_PIXELS = 25_000_000
+"""Of a user's own picture: what most cameras give; decoded, a tenth of a gigabyte."""
 
 
 def encode_image(image: np.ndarray) -> str:
