@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from aegis_server import refusals
 from aegis_server.settings import Settings
 
 OPEN = ("/livez", "/readyz", "/console")
@@ -60,7 +61,8 @@ async def refuse(
 ) -> None:
     """Answer with `status` and why; a websocket's handshake too."""
     more = {"www-authenticate": "Bearer"} if status == 401 else {}
-    await JSONResponse({"detail": detail}, status, headers={**more, **dict(headers)})(scope, receive, send)
+    body = refusals.body(scope["path"], status, detail)
+    await JSONResponse(body, status, headers={**more, **dict(headers)})(scope, receive, send)
 
 
 def _key(headers: Headers) -> str:

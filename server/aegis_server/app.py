@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 import aegis_policy
 from aegis_policy import ObservationError, Policy
 from aegis_policy.inference.wire import WireError
+from aegis_server import refusals
 from aegis_server.access import Access
 from aegis_server.guard import Guard
 from aegis_server.routes import native, openai, openpi, stream, system
@@ -56,15 +57,12 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:
     """What is refused, in the words of the route's own protocol."""
-    status, headers = 422, {}
+    path, headers = request.url.path, {}
+    status = 400 if refusals.is_openai(path) else 422
+    text = str(error)
     if isinstance(error, HTTPException):
-        status, headers = error.status_code, dict(error.headers or {})
-        text = str(error.detail)
-    else:
-        text = str(error)
-    if isinstance(error, RefusedError):
+        status, headers, text = error.status_code, dict(error.headers or {}), str(error.detail)
+    elif isinstance(error, RefusedError):
         status = error.status
         headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
-    text = text.encode(errors="backslashreplace").decode()  # it may quote a name that is half a character
-    body = openai.error_body(text, status) if openai.owns(request.url.path) else {"detail": text}
-    return JSONResponse(body, status, headers)
+    return JSONResponse(refusals.body(path, status, text), status, headers)

@@ -10,24 +10,28 @@ from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from aegis_policy import ObservationError
 from aegis_policy.inference.wire import CONTENT_TYPE
-from aegis_server.schemas import Detail
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's, for the log: nobody is left to read it
 JSON = "application/json"
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Detail, "description": "No key of this server"},
-    413: {"model": Detail, "description": "The body is too large"},
-    415: {"model": Detail, "description": "The body is of another type than this route reads"},
-    422: {"model": Detail, "description": "The request does not fit the policy; `detail` says where and why"},
-    429: {"model": Detail, "description": "Too much is waiting; try again after `retry-after` seconds"},
-    500: {"model": Detail, "description": "The policy failed; `detail` says where to look"},
-    503: {"model": Detail, "description": "Not ready, or shutting down"},
-    504: {"model": Detail, "description": "Not done within its time"},
+REFUSALS = {
+    400: "Not a request that can be answered; the message says where and why",
+    401: "No key of this server",
+    403: "A page of another site, or a server without a key under a name that is not its own",
+    404: "No such model",
+    409: "The new checkpoint was not taken, and why; the old one serves on",
+    413: "The body is too large",
+    415: "The body is of another type than this route reads",
+    422: "The request does not fit the policy; `detail` says where and why",
+    429: "Too much is waiting; try again after `retry-after` seconds",
+    500: "The policy failed; the message says where to look",
+    503: "Not ready, or shutting down",
+    504: "Not done within its time",
 }
 DEADLINE = "x-deadline-ms"
 DEADLINE_PARAMETER = {
@@ -37,6 +41,11 @@ DEADLINE_PARAMETER = {
     "schema": {"type": "integer", "minimum": 1},
     "description": "How long the caller waits, in ms; what is not done by then is dropped and answered with a 504",
 }
+
+
+def refused_with(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of refusals that have the form of `model`."""
+    return {status: {"model": model, "description": REFUSALS[status]} for status in statuses}
 
 
 def body_type(request: Request, *taken: str) -> str:
@@ -136,7 +145,19 @@ async def whole(request: Request, first: str, pieces: AsyncGenerator[str, None])
 
 def contents(example: dict[str, Any], schema: dict[str, Any], *, binary: str | None = None) -> dict[str, Any]:
     """What OpenAPI says of a body that a route reads by itself: JSON, and in msgpack what `binary` describes."""
+    schema = _inlined(schema, schema.get("$defs", {}))
     content: dict[str, Any] = {JSON: {"schema": {**schema, "examples": [example]}}}
     if binary:
         content[CONTENT_TYPE] = {"schema": {"type": "string", "format": "binary", "description": binary}}
     return {"requestBody": {"required": True, "content": content}, "parameters": [DEADLINE_PARAMETER]}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """`schema` with its references resolved: inside OpenAPI's document they would point nowhere."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key not in ("$defs", "discriminator")}

@@ -14,12 +14,12 @@ from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.routes.http import (
     JSON,
-    REFUSALS,
     EventStream,
     body_type,
     contents,
     data,
     deadline_s,
+    refused_with,
     unless_gone,
     whole,
 )
@@ -30,6 +30,7 @@ from aegis_server.schemas import (
     AskOptions,
     AskRequest,
     AskResponse,
+    Detail,
     act_example,
     ask_example,
     check_question,
@@ -49,7 +50,8 @@ PACKED: dict[str, Any] = {"content": {CONTENT_TYPE: {"schema": {"type": "string"
 
 def router(service: Service) -> APIRouter:
     """GET /v1/info, POST /v1/act, POST /v1/ask."""
-    routes = APIRouter(tags=["policy"])
+    routes = APIRouter(tags=["policy"], responses=refused_with(Detail, 401, 403, 500))
+    refusals = refused_with(Detail, 413, 415, 422, 429, 503, 504)
     info = service.info  # what clients rely on in it outlasts a reload
     act_body = contents(act_example(info), ActRequest.model_json_schema(), binary=BINARY)
     ask_body = contents(ask_example(info), AskRequest.model_json_schema(), binary=BINARY)
@@ -59,7 +61,7 @@ def router(service: Service) -> APIRouter:
         """What the policy expects and gives."""
         return service.info
 
-    @routes.post("/v1/act", response_model=ActResponse, responses={**REFUSALS, 200: PACKED}, openapi_extra=act_body)
+    @routes.post("/v1/act", response_model=ActResponse, responses={**refusals, 200: PACKED}, openapi_extra=act_body)
     async def act(request: Request) -> Response:
         """The next chunk of actions; answered in the format it was asked in."""
         form, deadline = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)
@@ -78,7 +80,7 @@ def router(service: Service) -> APIRouter:
             shown = ActResponse(**answer, actions=acted.chunk.actions.tolist())
             return Response(shown.model_dump_json(), media_type=JSON)
 
-    @routes.post("/v1/ask", response_model=AskResponse, responses={**REFUSALS, 200: STREAM}, openapi_extra=ask_body)
+    @routes.post("/v1/ask", response_model=AskResponse, responses={**refusals, 200: STREAM}, openapi_extra=ask_body)
     async def ask(request: Request) -> Any:
         """The answer to a question: token by token as server-sent events, or at once."""
         form, deadline = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)

@@ -10,6 +10,8 @@ from typing import Self, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from aegis_server.refusals import in_words
+
 T = TypeVar("T")
 WAITING = 8
 """Messages that may wait; a client that sends more before it reads is held back by its own socket."""
@@ -68,5 +70,5 @@ async def receive(socket: WebSocket) -> bytes | str:
 async def fail(socket: WebSocket, reason: str, code: int) -> None:
     """Say why in a text message, and close with `code`."""
     with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
-        await socket.send_text(reason.encode(errors="backslashreplace").decode())
+        await socket.send_text(in_words(reason))
         await socket.close(code)

@@ -19,7 +19,7 @@ a new instruction. From then on nothing of an older epoch is sent. {"epoch": 4} 
 is overtaken by a newer one is not answered; `skipped` says how many were since the last answer.
 
 What cannot be done now comes as {"epoch", "error", "retry_ms"?} and the connection stays; what is malformed is said as
-{"error"} and ends it (1008).
+{"error"} and ends it (1008), and so does what fails in here (1011).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pydantic import Field
 from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
+from aegis_server.refusals import in_words
 from aegis_server.routes.sockets import receive
 from aegis_server.schemas import ActOptions, Request, images_from_map, make_observation, validated
 from aegis_server.service import RefusedError, Service
@@ -70,11 +71,12 @@ def router(service: Service) -> APIRouter:
             line = Line(socket, service)
             await _first_to_fail(line.listen(), line.answer())
         except (ObservationError, WireError) as error:
-            with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
-                await socket.send_bytes(pack({"error": str(error)}))
-                await socket.close(1008)
+            await _fail(socket, error, 1008)
         except WebSocketDisconnect:
-            pass
+            pass  # the client has what it came for
+        except Exception:
+            await _fail(socket, "internal error; see the server's log", 1011)
+            raise
 
     return routes
 
@@ -170,6 +172,12 @@ def read(info: PolicyInfo, message: bytes | str) -> tuple[Turn, Asked | None]:
     said = validated(ActOptions, {key: value for key, value in seen.items() if key not in ("images", "state")})
     observation = make_observation(info, images_from_map(info, seen["images"]), seen["state"], said)
     return turn, Asked(turn, observation, said.seed)
+
+
+async def _fail(socket: WebSocket, reason: Exception | str, code: int) -> None:
+    with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
+        await socket.send_bytes(pack({"error": in_words(reason)}))
+        await socket.close(code)
 
 
 async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:

@@ -8,20 +8,17 @@ from fastapi import APIRouter, HTTPException, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from aegis_policy import PolicyInfo
-from aegis_server.routes.http import REFUSALS
+from aegis_server.routes.http import refused_with
 from aegis_server.schemas import Detail, Health
 from aegis_server.service import READY, ReloadError, Service
 
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not ready"}}
-NOT_TAKEN: dict[int | str, dict[str, Any]] = {
-    401: REFUSALS[401],
-    409: {"model": Detail, "description": "The new checkpoint was not taken, and why; the old one serves on"},
-}
 
 
 def router(service: Service) -> APIRouter:
     """GET /livez, /readyz, /metrics; POST /v1/reload."""
-    routes = APIRouter(tags=["operation"])
+    routes = APIRouter(tags=["operation"], responses=refused_with(Detail, 403, 500))
+    closed = refused_with(Detail, 401)
 
     @routes.get("/livez")
     async def livez() -> Health:
@@ -34,12 +31,12 @@ def router(service: Service) -> APIRouter:
         response.status_code = 200 if service.health == READY else 503
         return Health(status=service.health)
 
-    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **closed})
     async def metrics() -> Response:
         """For Prometheus: latencies by stage, queue, batch sizes, refusals, the process."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @routes.post("/v1/reload", responses=NOT_TAKEN)
+    @routes.post("/v1/reload", responses={**closed, **refused_with(Detail, 409)})
     async def reload() -> PolicyInfo:
         """Load the checkpoint anew from where it came, as after further training; SIGHUP does the same."""
         try:
