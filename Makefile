@@ -8,7 +8,8 @@
 #
 # PYTHON=python3.12      which Python (3.11 or 3.12) makes the virtual environment
 # VENV=.venv             where it goes
-# ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV; .venv-cyclone is for a second vendor of DDS, to test with
+# ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV; .venv-cyclone is for a second vendor of DDS, to test with,
+#                        .venv-clients for clients that others wrote
 # TORCH_INDEX=URL        an extra package index to find torch in: PyTorch's own CPU index saves gigabytes of CUDA
 #                        packages on a machine without a GPU (see README, "Installation")
 
@@ -26,6 +27,7 @@ READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
 ROS_READY := $(ROS_VENV)/.ready
 CYCLONE_READY := .venv-cyclone/.ready
+CLIENTS_READY := .venv-clients/.ready
 DEMO_POLICY := runs/demo/policy
 
 .PHONY: help demo demo-ros test test-ros serve lint setup system system-ros clean
@@ -35,7 +37,7 @@ help:
 demo: setup
 	$(BIN)/python -m aegis_sim.demo
 
-test: lint
+test: lint $(CLIENTS_READY)
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 demo-ros: SHELL := /bin/bash
@@ -87,6 +89,12 @@ $(CYCLONE_READY): constraints.txt | system
 	.venv-cyclone/bin/python -m pip --disable-pip-version-check install -c constraints.txt cyclonedds
 	touch $@
 
+# The clients that others wrote, which the server is tested with; openpi's wants numpy < 2.
+$(CLIENTS_READY): tests/server/clients.txt | system
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip --disable-pip-version-check install -r tests/server/clients.txt
+	touch $@
+
 # Installs the system packages that the shell variable `packages` names, if any.
 INSTALL_PACKAGES = [ -n "$$packages" ] || exit 0; \
 if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else sudo=none; fi; \
@@ -119,4 +127,4 @@ system-ros:
 	$(INSTALL_PACKAGES)
 
 clean:
-	rm -rf $(VENV) $(ROS_VENV) .venv-cyclone ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) $(ROS_VENV) .venv-cyclone .venv-clients ros2_ws/build ros2_ws/install ros2_ws/log .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist

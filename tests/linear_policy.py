@@ -93,6 +93,10 @@ class LinearPolicy:
             raise
 
 
+LINEAR = (sys.executable, __file__)
+"""The command that serves it."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A server process: where it listens, and the file its log goes to."""
@@ -119,7 +123,7 @@ def serving(log: Path, *command: str, port: int | None = None) -> Iterator[Serve
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
     with log.open("wb") as stderr:
-        process = subprocess.Popen([*(command or (sys.executable, __file__)), "--port", str(port)], stderr=stderr)
+        process = subprocess.Popen([*(command or LINEAR), "--port", str(port)], stderr=stderr)
     try:
         yield Server(f"http://127.0.0.1:{port}", process, log)
     finally:
@@ -144,7 +148,7 @@ if __name__ == "__main__":
 
     from aegis_server.engine import Capacity
     from aegis_server.process import run
-    from aegis_server.settings import Settings
+    from aegis_server.settings import Settings, read_keys
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
@@ -152,12 +156,14 @@ if __name__ == "__main__":
     parser.add_argument("--gain", type=Path, help="file that is read again at every reload")
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--grace-s", type=int, default=5)
+    parser.add_argument("--keys", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    keys = read_keys(arguments.keys) if arguments.keys else ()
     run(
         LinearPolicy(arguments.gate) if arguments.gate else load(arguments.gain),
         port=arguments.port,
-        settings=Settings(capacity=Capacity(acts=arguments.queue)),
+        settings=Settings(keys=keys, capacity=Capacity(acts=arguments.queue)),
         load=lambda: load(arguments.gain),
         grace_s=arguments.grace_s,
     )

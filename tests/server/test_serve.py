@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,11 +19,9 @@ from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.policy import PolicyInfo
 from aegis_server.process import listen
 from aegis_server.schemas import act_example, example_observation
-from tests import linear_policy
-from tests.linear_policy import serving
+from tests.linear_policy import LINEAR, LinearPolicy, serving
 
-INFO: PolicyInfo = linear_policy.LinearPolicy.info
-LINEAR = (sys.executable, linear_policy.__file__)
+INFO: PolicyInfo = LinearPolicy.info
 
 
 def test_is_not_ready_before_its_warm_up_has_ended(tmp_path: Path) -> None:
