@@ -2,11 +2,13 @@
 
 An array is a map with bytes for keys, {b"__ndarray__": True, b"data", b"dtype", b"shape"}, a NumPy scalar
 {b"__npgeneric__": True, b"data", b"dtype"}. Whoever sends them is not trusted: an array is made only if its bytes are
-there, as many as its shape and dtype say, so nothing is allocated on anyone's word.
+there, as many as its shape and dtype say, so nothing is allocated on anyone's word; and as numbers in quantity come as
+arrays, a message of a million small things, each of which would become an object, is refused.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -15,7 +17,9 @@ import numpy as np
 
 CONTENT_TYPE = "application/msgpack"
 KINDS = "biuf"
-"""Kinds of NumPy dtypes that travel: truth values, integers and floats."""
+"""Kinds of NumPy dtypes that travel: truth values, integers and floats, of 8 bytes at most."""
+MAX_CONTAINERS, MAX_LENGTH, MAX_DIMENSIONS = 256, 4096, 32
+"""Of a message: its lists and maps, the entries of each of them, and the dimensions of an array."""
 
 
 class WireError(ValueError):
@@ -32,10 +36,24 @@ def unpack(data: bytes) -> Any:
     """What was packed.
 
     Raises:
-        WireError: not msgpack, or not an array where one is announced.
+        WireError: not msgpack, not an array where one is announced, or more lists and maps than a message needs.
     """
+    left = count(MAX_CONTAINERS - 1, -1)
+
+    def counted(found: Any) -> Any:
+        if next(left) < 0:
+            raise WireError(f"more than {MAX_CONTAINERS} lists and maps: send numbers as arrays")
+        return _decode(found) if isinstance(found, dict) else found
+
     try:
-        return msgpack.unpackb(data, object_hook=_decode, strict_map_key=False)
+        return msgpack.unpackb(
+            data,
+            object_hook=counted,
+            list_hook=counted,
+            strict_map_key=False,
+            max_array_len=MAX_LENGTH,
+            max_map_len=MAX_LENGTH,
+        )
     except WireError:
         raise
     except Exception as error:  # a hostile message can make the parser raise anything; the message is at fault
@@ -43,7 +61,7 @@ def unpack(data: bytes) -> Any:
 
 
 def _encode(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in KINDS:
+    if isinstance(value, np.ndarray | np.generic) and not _travels(value.dtype):
         raise TypeError(f"cannot pack an array of {value.dtype}")
     if isinstance(value, np.ndarray):
         return {
@@ -66,7 +84,11 @@ def _decode(found: dict[Any, Any]) -> Any:
     if b"__ndarray__" not in found:
         return found
     data, shape, dtype = found.get(b"data"), found.get(b"shape"), _dtype(found.get(b"dtype"))
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(size) is int and size >= 0 for size in shape)
+    ):
         raise WireError(f"an array's shape is {_short(shape)}: expected a list of sizes")
     if not isinstance(data, bytes):
         raise WireError(f"an array's data is {type(data).__name__}: expected bytes")
@@ -74,7 +96,7 @@ def _decode(found: dict[Any, Any]) -> Any:
         raise WireError(f"an array says {dtype}{_short(shape)}, which is not {len(data)} bytes")
     try:
         return np.frombuffer(data, dtype).reshape(shape).copy() if data else np.zeros(shape, dtype)
-    except ValueError as error:  # more dimensions than NumPy has
+    except ValueError as error:  # a size that NumPy cannot count, beside one of 0
         raise WireError(f"an array's shape is {_short(shape)}: {error}") from error
 
 
@@ -83,9 +105,13 @@ def _dtype(name: Any) -> np.dtype:
         dtype = np.dtype(name) if isinstance(name, str) else None
     except (TypeError, ValueError, SyntaxError):  # NumPy reads a dtype's text as Python in places
         dtype = None
-    if dtype is None or dtype.kind not in KINDS or dtype.subdtype is not None:
+    if dtype is None or not _travels(dtype):
         raise WireError(f"an array's dtype is {_short(name)}: expected numbers, such as '|u1' or '<f4'")
     return dtype
+
+
+def _travels(dtype: np.dtype) -> bool:
+    return dtype.kind in KINDS and dtype.itemsize <= 8
 
 
 def _short(value: Any) -> str:

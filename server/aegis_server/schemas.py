@@ -13,6 +13,8 @@ from aegis_policy.inference.images import decode_file, decode_images, encode_ima
 from aegis_policy.policy import check_images, check_observation, find_camera
 
 EXAMPLE_QUESTION = "what colour is the cube?"
+MAX_VALUES = 20_000
+"""Of a body in JSON, which has a comma between any two of them, and in base64 has none."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -130,6 +132,8 @@ def check_question(info: PolicyInfo, images: dict[str, np.ndarray], question: st
 
 def validated(model: type[ModelT], data: Any) -> ModelT:
     """A model from JSON's bytes or from a map. Raises ObservationError, with where and why in a line."""
+    if isinstance(data, bytes) and data.count(b",") > MAX_VALUES:  # each could be an error of its own, of a kilobyte
+        raise ObservationError(f"body: more than {MAX_VALUES} values; no request has so many")
     try:
         return model.model_validate_json(data) if isinstance(data, bytes) else model.model_validate(data)
     except ValidationError as error:

@@ -1,0 +1,86 @@
+"""OpenAI's unmodified client against the server: it lists the model, asks about an image, and hears of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.linear_policy import LINEAR, Server, serving
+from tests.server import clients
+
+pytestmark = clients.needed
+ANSWER = "front: 66.67\n"  # the mean of (200, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def found(server: Server) -> dict[str, Any]:
+    """What openai_script.py saw."""
+    return clients.run("openai_script.py", server.url)
+
+
+def test_lists_the_model(found: dict[str, Any]) -> None:
+    assert found["models"] == ["linear"]
+    assert found["model"] == "linear"
+    kind, status, words, _ = found["unknown model"]
+    assert (kind, status) == ("NotFoundError", 404)
+    assert words == "model 'gpt/5' is not here; this server has 'linear'"
+
+
+def test_answers_about_an_image_at_once_and_streamed(found: dict[str, Any]) -> None:
+    name, kind, model = found["ids"]
+    assert name.startswith("chatcmpl-") and (kind, model) == ("chat.completion", "linear")
+    assert found["whole"] == ["assistant", ANSWER, "stop"]
+    assert found["streamed"] == [["assistant", "", None], [None, ANSWER, None], [None, None, "stop"]]
+    assert found["chance"] == found["whole"]
+
+
+def test_an_answer_is_cut_at_the_tokens_allowed(found: dict[str, Any]) -> None:
+    assert found["cut"] == ["assistant", "0 1 2 ", "length"]
+    assert found["cut by the new name"] == ["assistant", "0 1 ", "length"]
+    expected = [["assistant", "", None], [None, "0 ", None], [None, "1 ", None], [None, None, "length"]]
+    assert found["cut in the stream"] == expected
+
+
+REASONS = {
+    "remote url": "image_url: expected 'data:image/png;base64,...'; this server fetches nothing from remote addresses",
+    "file url": "image_url: expected 'data:image/png;base64,...'; this server fetches nothing from remote addresses",
+    "no picture": "image_url: not a readable image",
+    "question": "question: too long",
+    "no tokens": "max_tokens: Input should be greater than or equal to 1",
+    "tools": "tools: ",
+    "JSON": "response_format.type: Input should be 'text'",
+    "two answers": "n: Input should be 1",
+}
+
+
+@pytest.mark.parametrize("mistake", REASONS)
+def test_the_client_raises_a_bad_request_in_our_words(found: dict[str, Any], mistake: str) -> None:
+    kind, status, words, category = found["refused"][mistake]
+    assert (kind, status, category) == ("BadRequestError", 400, "invalid_request_error")
+    assert words.startswith(REASONS[mistake])
+
+
+def test_the_client_raises_a_refusal_of_the_policy_also_where_it_would_stream(found: dict[str, Any]) -> None:
+    assert found["refused, streamed"][:3] == ["BadRequestError", 400, "question: too long"]
+
+
+def test_the_client_knows_an_unknown_model_and_a_failure_by_their_kinds(found: dict[str, Any]) -> None:
+    assert found["refused"]["model"][:2] == ["NotFoundError", 404]
+    kind, status, words, category = found["refused"]["bug"]
+    assert (kind, status, category) == ("InternalServerError", 500, "server_error")
+    assert "the server's log has it" in words
+    assert found["broken off"] == "APIConnectionError"  # and not an answer that ends early
+
+
+def test_the_client_s_key_opens_the_server_and_no_other_does(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-enough-characters")
+    with serving(tmp_path / "log", *LINEAR, "--keys", str(keys)) as server:
+        server.wait()
+        found = clients.run("openai_script.py", server.url, keys.read_text(), "another")
+    assert found[keys.read_text()] is None
+    kind, status, words, category = found["another"]
+    assert (kind, status, category) == ("AuthenticationError", 401, "authentication_error")
+    assert words.startswith("send a key of this server")
