@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from tests.linear_policy import Server
 from tests.server.fuzzing import ROUTES, fuzz, upgraded
 
+BAD_UTF8 = re.compile(r"^ERROR:uvicorn.error:Invalid UTF-8.*?^UnicodeDecodeError.*?$", re.MULTILINE | re.DOTALL)
+"""What uvicorn says of a text frame that is none, before it closes with 1007: all that is expected."""
+
 
 def complaints(log: Path) -> list[str]:
     words = ("Traceback", "ERROR", "exception was never retrieved", "was never awaited")
-    return [line for line in log.read_text().splitlines() if any(word in line for word in words)]
+    return [line for line in BAD_UTF8.sub("", log.read_text()).splitlines() if any(word in line for word in words)]
 
 
 def check(server: Server, cases: int, seed: int) -> None:

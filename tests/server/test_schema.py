@@ -67,7 +67,7 @@ def ask(server: Server, path: str, method: str, examples: int) -> None:
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
 def test_every_route_answers_as_it_is_described(server: Server, path: str, method: str) -> None:
-    ask(server, path, method, 60 if method == "post" else 10)
+    ask(server, path, method, 40 if method == "post" else 10)
 
 
 @pytest.mark.slow
