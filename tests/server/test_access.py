@@ -77,7 +77,7 @@ def test_no_other_key_does(locked: Server, headers: dict[str, str]) -> None:
         response = httpx.get(locked.url + path, headers=headers)
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
-        assert "send a key" in response.json()["detail"]
+        assert "send a key" in response.text
     assert httpx.post(f"{locked.url}/v1/act", json=act_example(LinearPolicy.info), headers=headers).status_code == 401
     assert httpx.post(f"{locked.url}/v1/reload", headers=headers).status_code == 401
     assert httpx.get(f"{locked.url}/livez").status_code == httpx.get(f"{locked.url}/readyz").status_code == 200
