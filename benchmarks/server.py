@@ -36,8 +36,6 @@ from websockets.sync.client import connect
 
 sys.path.insert(0, str(ROOT))  # the policy that costs little and the fuzzing are the tests'
 
-from tests.server.fuzzing import fuzz
-
 from aegis_policy import Camera, Policy
 from aegis_policy.inference.load import load_policy
 from aegis_policy.inference.remote import RemotePolicy
@@ -47,6 +45,7 @@ from aegis_server.process import run
 from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
 from aegis_server.settings import Settings
 from tests.linear_policy import LinearPolicy
+from tests.server.fuzzing import fuzz
 
 RESULTS, PLOT = ROOT / "benchmarks" / "results" / "server.json", ROOT / "docs" / "images" / "server.png"
 CALLS = 2_000
