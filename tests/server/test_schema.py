@@ -73,7 +73,7 @@ def test_every_route_answers_as_it_is_described(server: Server, path: str, metho
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), ROUTES)
 def test_every_route_answers_as_it_is_described_for_long(server: Server, path: str, method: str) -> None:
-    ask(server, path, method, 400 if method == "post" else 100)
+    ask(server, path, method, 1000 if method == "post" else 100)
 
 
 def test_all_routes_are_described_and_all_references_point_somewhere(client: httpx.Client) -> None:
