@@ -43,8 +43,7 @@ class Access:
             return 403, f"host '{host}': without a key this server goes by localhost or an address, not by a name"
         if origin is not None and origin not in self.settings.origins and _authority(origin) != host:
             return 403, f"origin '{origin}': pages of other sites may not use this server (--cors-origin allows one)"
-        path = scope["path"]
-        if not self._digests or any(path == route or path.startswith(f"{route}/") for route in OPEN):
+        if not self._digests or _is_open(scope):
             return None
         if self._knows(_key(headers)):
             return None
@@ -88,6 +87,12 @@ def _authority(origin: str) -> str | None:
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode()).digest()
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope["path"]
+    leads_to_console = path == "/" and scope["type"] == "http"  # openpi's websocket there is another matter
+    return leads_to_console or any(path == route or path.startswith(f"{route}/") for route in OPEN)
 
 
 def _is_own(host: str) -> bool:

@@ -17,7 +17,8 @@ from aegis_policy.inference.wire import WireError
 from aegis_server import refusals
 from aegis_server.access import Access
 from aegis_server.guard import Guard
-from aegis_server.routes import native, openai, openpi, stream, system
+from aegis_server.robot import Link
+from aegis_server.routes import console, native, openai, openpi, robot, stream, system
 from aegis_server.service import RefusedError, Service
 from aegis_server.settings import Settings, max_body
 
@@ -46,6 +47,9 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
     app.state.service = service
     for routes in (native, openai, openpi, stream, system):
         app.include_router(routes.router(service))
+    link = Link()
+    app.include_router(robot.router(link))
+    app.include_router(console.router(service, link))
     app.add_middleware(Access, settings=settings)  # the last that is added is the outermost
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])

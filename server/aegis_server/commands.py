@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from aegis_server.companion import Companion
 
 
 def serve(
@@ -15,6 +18,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
+    sim: str | None = None,
     key_file: Path | None = None,
     without_key: bool = False,
     tls_certificate: Path | None = None,
@@ -33,6 +37,7 @@ def serve(
         checkpoint: folder; the policy that ships with this package if left out.
         host: address to listen at; the default is reached from this machine only.
         port: port to listen at; 0 takes a free one.
+        sim: robot task, such as pick: attach a simulated robot, to be commanded and watched at /console.
         key_file: file with keys, one a line; any of them opens the server, and none but these.
         without_key: listen beyond this machine without a key: whoever reaches the port moves the robot.
         tls_certificate: PEM file; with `tls_key`, the server speaks HTTPS.
@@ -65,12 +70,23 @@ def serve(
     settings = Settings(
         keys, without_key, cors_origin, Capacity(batch, batch_wait_ms / 1000, acts=queue), deadline_s=deadline_s
     )
+    companion = None if sim is None else simulated_robot(sim, keys, tls_certificate is not None)
     tls = None if tls_certificate is None or tls_key is None else (tls_certificate, tls_key)
     load = partial(load_policy, checkpoint)
     if replicas == 1:
-        run(load(), host, port, settings, load, tls=tls)
+        run(load(), host, port, settings, load, tls=tls, companion=companion)
     else:
         run_replicas(load, replicas, host, port, settings, tls=tls)
+
+
+def simulated_robot(task: str, keys: tuple[str, ...], encrypted: bool) -> Companion:
+    """The process of a simulated robot. Raises ValueError if the server is encrypted."""
+    from aegis_server.companion import Companion
+
+    if encrypted:
+        raise ValueError("--sim reaches this server without TLS; start it apart: python -m aegis_sim.live --server URL")
+    advice = 'it needs: pip install "aegis-policy[sim]" && pip install --no-deps robosuite==1.5.2'
+    return Companion(("aegis_sim.live", "--task", task, "--once"), keys[0] if keys else None, advice)
 
 
 def check_exposure(host: str, has_keys: bool, allowed: bool) -> None:

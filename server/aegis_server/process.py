@@ -15,7 +15,8 @@ import uvicorn
 
 from aegis_policy import Policy
 from aegis_server.app import create_app
-from aegis_server.service import ReloadError, Service
+from aegis_server.companion import Companion
+from aegis_server.service import READY, ReloadError, Service
 from aegis_server.settings import Settings, max_body
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def run(
     *,
     grace_s: float = 5,
     tls: tuple[Path, Path] | None = None,
+    companion: Companion | None = None,
 ) -> None:
     """Serve `policy`; returns after Ctrl+C, exits with 0 after SIGTERM; requests then have `grace_s` seconds to end.
 
@@ -37,6 +39,7 @@ def run(
         settings: what is allowed.
         load: makes the policy anew, for a reload.
         tls: PEM files of a certificate and its private key.
+        companion: started once the policy is ready, and ended first.
     """
     app = create_app(policy, settings, load)
     config = uvicorn.Config(
@@ -54,27 +57,43 @@ def run(
     )
     listener = listen(config)
     scheme = "https" if config.is_ssl else "http"
-    _say_how(policy, f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+    port = listener.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    _say_how(policy, f"{scheme}://{name}:{port}")
+    if companion:
+        own = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, name)
+        companion.url = f"{scheme}://{own}:{port}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then hands the signal on to this
     with suppress(KeyboardInterrupt):
-        _Server(config, app.state.service, grace_s).run(sockets=[listener])
+        _Server(config, app.state.service, grace_s, companion).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Reloads on SIGHUP, and on its way out lets what has begun be finished."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float, companion: Companion | None) -> None:
         super().__init__(config)
-        self._service, self._grace_s = service, grace_s
+        self._service, self._grace_s, self._companion = service, grace_s, companion
+        self._beside: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        if self._companion:
+            self._beside = loop.create_task(self._accompany(self._companion))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._beside:
+            self._beside.cancel()
+            await asyncio.wait([self._beside])
         await self._service.drain(self._grace_s)
         await super().shutdown(sockets)
+
+    async def _accompany(self, companion: Companion) -> None:
+        while self._service.health != READY:
+            await asyncio.sleep(0.05)
+        await companion.run()
 
     async def _reload(self) -> None:
         try:
@@ -94,7 +113,7 @@ def listen(config: uvicorn.Config) -> socket.socket:
 def _say_how(policy: Policy, url: str) -> None:
     camera = policy.info.cameras[0]
     body = f"""{{"images": {{"{camera.name}": "'$(base64 -w0 PNG)'"}}, "question": "what colour is the cube?"}}"""
-    logger.info("serving %s at %s (the routes: %s/docs)", policy.info.model, url, url)
+    logger.info("serving %s at %s (the console: %s/console, the routes: %s/docs)", policy.info.model, url, url, url)
     logger.info("what it is: curl %s/v1/info", url)
     logger.info(
         "ask it about a %dx%d RGB PNG: curl -N %s/v1/ask -H 'content-type: application/json' -d '%s'",

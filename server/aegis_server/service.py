@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from aegis_policy import Observation, Policy, PolicyInfo
 from aegis_server.engine import Acted, Engine, OverloadedError, check_chunk
+from aegis_server.gauges import Recent
 from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
 from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
@@ -50,6 +51,7 @@ class Service:
         self.engine = Engine(policy, settings.capacity)
         self.metrics = Metrics(self.engine)
         self.tracing = Tracing()
+        self.recent = Recent()
         self.health = WARMING
         self._reloading = asyncio.Lock()
         self._active = 0
@@ -80,6 +82,7 @@ class Service:
         self._spent("act", "queue", acted.queue_s, ago=acted.model_s)
         self._spent("act", "model", acted.model_s, batch=acted.batch)
         self.metrics.batch.observe(acted.batch)
+        self.recent.add(acted.queue_s + acted.model_s)
         return acted
 
     async def answer(

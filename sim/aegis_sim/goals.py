@@ -5,8 +5,9 @@ Left and right are the front camera's, as in every question: a person looks at t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -83,6 +84,30 @@ def draw_episode(kind: Kind, split: Split, rng: np.random.Generator) -> tuple[li
             continue
         if _possible(goal, primitives, split.look):
             return primitives, goal
+
+
+def possible_goals(primitives: Sequence[Primitive], look: Look) -> list[Goal]:
+    """Everything that can be asked for in a scene, in the first wording of each kind; things stand where they began."""
+    goals = [goal for goal in _all_goals(primitives) if goal.wording == WORDINGS[goal.kind][0]]
+    return [goal for goal in goals if _possible(goal, primitives, look)]
+
+
+def find_goal(instruction: str, primitives: Sequence[Primitive]) -> Goal | None:
+    """What a person means by `instruction`, in any of the wordings; None for what this table does not know."""
+    said = " ".join(instruction.lower().rstrip(".! ").split())
+    return next((goal for goal in _all_goals(primitives) if goal.instruction(primitives) == said), None)
+
+
+def _all_goals(primitives: Sequence[Primitive]) -> Iterator[Goal]:
+    named = [index for index, thing in enumerate(primitives) if thing.shape not in ODD_SHAPES]
+    for kind, wordings in WORDINGS.items():
+        for wording in wordings:
+            if kind == "pick":
+                yield from (Goal(kind, target, wording) for target in named)
+                continue
+            sides = ("left", "right") if kind == "place-beside" else ("",)
+            for target, reference in permutations(named, 2):
+                yield from (Goal(kind, target, wording, reference, side) for side in sides)
 
 
 def _draw_goal(kind: Kind, split: Split, named: Sequence[Primitive], rng: np.random.Generator) -> Goal:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 
@@ -72,3 +72,15 @@ async def fail(socket: WebSocket, reason: str, code: int) -> None:
     with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
         await socket.send_text(in_words(reason))
         await socket.close(code)
+
+
+async def first_to_fail(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all of it until one ends, which none does but by an error; raises that."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()

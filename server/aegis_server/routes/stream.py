@@ -25,7 +25,6 @@ What cannot be done now comes as {"epoch", "error", "retry_ms"?} and the connect
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +36,7 @@ from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.refusals import in_words
-from aegis_server.routes.sockets import receive
+from aegis_server.routes.sockets import first_to_fail, receive
 from aegis_server.schemas import ActOptions, Request, images_from_map, make_observation, validated
 from aegis_server.service import RefusedError, Service
 
@@ -69,7 +68,7 @@ def router(service: Service) -> APIRouter:
         try:
             await socket.send_bytes(pack(service.info.to_dict()))
             line = Line(socket, service)
-            await _first_to_fail(line.listen(), line.answer())
+            await first_to_fail(line.listen(), line.answer())
         except (ObservationError, WireError) as error:
             await _fail(socket, error, 1008)
         except WebSocketDisconnect:
@@ -178,15 +177,3 @@ async def _fail(socket: WebSocket, reason: Exception | str, code: int) -> None:
     with suppress(RuntimeError, WebSocketDisconnect):  # the client has gone already
         await socket.send_bytes(pack({"error": in_words(reason)}))
         await socket.close(code)
-
-
-async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of it until one ends, which none does but by an error; raises that."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
