@@ -47,7 +47,7 @@ class LiveRobot:
 
     def __init__(self, scene: LiveScene, policy: RemotePolicy, link: ServerLink, seed: int) -> None:
         check_fit(policy.info, scene.env, REPLAN_EVERY)
-        self._scene, self._policy, self._link, self._seed = scene, policy, link, seed
+        self._scene, self._policy, self.link, self._seed = scene, policy, link, seed
         self._worker = ThreadPoolExecutor(1)
         self._asked: Future[tuple[ActionChunk, float]] | None = None
         self._asked_at, self._epoch, self._asked_epoch = 0, 0, 0
@@ -65,9 +65,9 @@ class LiveRobot:
         Args:
             now: s, of a clock that only runs forward.
         """
-        while (command := self._link.command()) is not None:
+        while (command := self.link.command()) is not None:
             self._heed(command, now)
-        if self.running and self._link.silence_s > SILENCE_S:
+        if self.running and self.link.silence_s > SILENCE_S:
             self.halt("halted: nothing heard from the server")
         if self._rest_until is not None and now >= self._rest_until:
             self._new_scene()
@@ -75,7 +75,7 @@ class LiveRobot:
         self._move(now)
         if self.running:
             self._ask(now)
-        self._link.report(self._report())
+        self.link.report(self._report())
 
     def halt(self, note: str) -> None:
         """Hold still, and forget what was planned."""
@@ -108,7 +108,7 @@ class LiveRobot:
         self.halt("new scene")
         self.instruction, self._rest_until = "", None
         self._scene.draw()
-        self._link.describe(self._scene.describe(self._policy.info.horizon))
+        self.link.describe(self._scene.describe(self._policy.info.horizon))
 
     def _take_chunk(self, now: float) -> None:
         """Let the chunk that has come take over, from the action that is due by now."""

@@ -1,17 +1,20 @@
-"""A small robot that really speaks `/v1/robot`: what it is told it does, at ten reports a second."""
+"""A small robot that really speaks `/v1/robot`, and the other end of `/v1/console` without a browser."""
 
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from aegis_policy.inference.wire import pack, unpack
 from tests.linear_policy import LinearPolicy
@@ -50,7 +53,10 @@ def address(url: str, route: str) -> str:
 
 
 class SmallRobot:
-    """Attached within a `with`; `told` are the commands, `beats` the times at which anything came."""
+    """What it is told it does, at ten reports a second; attached within a `with`.
+
+    `told` are the commands, `beats` the times at which anything came.
+    """
 
     def __init__(self, url: str, *, key: str | None = None, stopped: str | None = None) -> None:
         self.url, self.key = url, key
@@ -117,3 +123,34 @@ class SmallRobot:
             "chunk": {"number": number, "actions": actions.astype(np.float32), "executed": executed},
             "latency_ms": 12.5,
         }
+
+
+class Console:
+    """A browser's end of `/v1/console`, with all that it has been told."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.seen: dict[str, Any] = {}
+
+    def until(self, true: Callable[[dict[str, Any]], Any], seconds: float = 10.0) -> dict[str, Any]:
+        """Everything known, once `true` of it."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            self.seen |= json.loads(self.socket.recv(timeout=seconds))
+            if true(self.seen):
+                return self.seen
+        raise AssertionError(f"never came true of {self.seen}")
+
+    def send(self, **command: Any) -> None:
+        self.seen.pop("error", None)
+        self.socket.send(json.dumps(command))
+
+
+@contextmanager
+def watching(url: str, **options: Any) -> Iterator[Console]:
+    with connect(address(url, "/v1/console"), proxy=None, max_size=None, **options) as socket:
+        yield Console(socket)
+
+
+def reported(field: str, value: Any) -> Callable[[dict[str, Any]], bool]:
+    return lambda seen: bool(seen.get("report")) and seen["report"][field] == value

@@ -54,7 +54,7 @@ function plot({ name, unit }) {
     planned.setAttribute("d", steps(Math.max(0, executed - 1), values.length));
     const current = values[Math.min(executed, values.length - 1)];
     say(value, number(current, unit));
-    say(scale, unit === "1" ? `${low.toFixed(0)} to ${high.toFixed(0)}` : `±${number(high, unit)} ${shown(unit)}`);
+    say(scale, unit === "1" ? `${Math.round(low) || 0} to ${Math.round(high)}` : `±${number(high, unit)} ${shown(unit)}`);
     const label = `${name}: ${executed} of ${values.length} carried out, next ${number(current, unit)} ${shown(unit)}`;
     svg.setAttribute("aria-label", label);
   }
