@@ -30,14 +30,14 @@ CYCLONE_READY := .venv-cyclone/.ready
 CLIENTS_READY := .venv-clients/.ready
 DEMO_POLICY := runs/demo/policy
 
-.PHONY: help demo demo-ros test test-ros serve lint setup system system-ros clean
+.PHONY: help demo demo-ros test test-ros serve lint setup system system-test system-ros clean
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' $(firstword $(MAKEFILE_LIST))
 
 demo: setup
 	$(BIN)/python -m aegis_sim.demo
 
-test: lint $(CLIENTS_READY)
+test: lint $(CLIENTS_READY) | system-test
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 demo-ros: SHELL := /bin/bash
@@ -115,6 +115,14 @@ system:
 	  $(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null || packages="$$packages libegl1"; \
 	  $(PYTHON) -c 'import ctypes; ctypes.CDLL("libGL.so.1")' 2>/dev/null || packages="$$packages libgl1"; \
 	fi; \
+	$(INSTALL_PACKAGES)
+
+# What the tests take besides: a browser, for the console's. Where apt has none (Ubuntu) or may not install it, they are
+# skipped.
+system-test:
+	@packages=; \
+	if ! command -v chromium >/dev/null && grep -qs '^ID=debian' /etc/os-release && \
+	  { [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null; }; then packages=chromium; fi; \
 	$(INSTALL_PACKAGES)
 
 # What building ROS 2 messages takes besides: a compiler, CMake, and the headers of Python.

@@ -47,7 +47,7 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
     app.state.service = service
     for routes in (native, openai, openpi, stream, system):
         app.include_router(routes.router(service))
-    link = Link()
+    link = app.state.link = Link()
     app.include_router(robot.router(link))
     app.include_router(console.router(service, link))
     app.add_middleware(Access, settings=settings)  # the last that is added is the outermost

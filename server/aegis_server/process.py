@@ -16,6 +16,7 @@ import uvicorn
 from aegis_policy import Policy
 from aegis_server.app import create_app
 from aegis_server.companion import Companion
+from aegis_server.robot import Link
 from aegis_server.service import READY, ReloadError, Service
 from aegis_server.settings import Settings, max_body
 
@@ -65,15 +66,17 @@ def run(
         companion.url = f"{scheme}://{own}:{port}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then hands the signal on to this
     with suppress(KeyboardInterrupt):
-        _Server(config, app.state.service, grace_s, companion).run(sockets=[listener])
+        _Server(config, app.state.service, grace_s, companion, app.state.link).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Reloads on SIGHUP, and on its way out lets what has begun be finished."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float, companion: Companion | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, grace_s: float, companion: Companion | None, link: Link
+    ) -> None:
         super().__init__(config)
-        self._service, self._grace_s, self._companion = service, grace_s, companion
+        self._service, self._grace_s, self._companion, self._link = service, grace_s, companion, link
         self._beside: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,9 +94,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _accompany(self, companion: Companion) -> None:
+        self._link.expecting = True
         while self._service.health != READY:
             await asyncio.sleep(0.05)
         await companion.run()
+        self._link.expecting = False
 
     async def _reload(self) -> None:
         try:

@@ -86,6 +86,7 @@ class Link:
         report: its newest, as JSON's values; None before the first.
         stopped: why it was stopped here; None while it was not.
         identity: another number for another robot, or another description of the same.
+        expecting: whether a robot is being started and has not come yet.
     """
 
     def __init__(self) -> None:
@@ -93,6 +94,7 @@ class Link:
         self.report: dict[str, Any] | None = None
         self.stopped: str | None = None
         self.identity = 0
+        self.expecting = False
         self.version = 0
         self._report_json: str | None = None
         self._changed = asyncio.Event()
@@ -103,7 +105,7 @@ class Link:
 
     def attach(self, description: Description) -> None:
         """Take a robot in, or a new description of it."""
-        self.description = description
+        self.description, self.expecting = description, False
         self.identity += 1
         self._announce()
 

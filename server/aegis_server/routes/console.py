@@ -2,7 +2,8 @@
 
 All messages are JSON. The server sends what has changed, at most as often as the browser takes it:
 
-    {"stopped": why or null, "server": gauges, "robot"?: the robot's description or null, "report"?: its newest}
+    {"stopped": why or null, "expecting": whether a robot is being started, "server": gauges,
+     "robot"?: the robot's description or null, "report"?: its newest or null}
 
 and {"error"} for a command that cannot be carried out. The browser sends the commands of `/v1/robot`, one a message. A
 browser can send no header with a websocket: it offers the subprotocols `aegis` and `aegis.key.<base64url of a key>`.
@@ -104,7 +105,8 @@ async def _show(socket: WebSocket, service: Service, link: Link) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(GAUGES_S):
                 await link.change(version)
-        parts = [f'"stopped": {json.dumps(link.stopped)}', f'"server": {json.dumps(_gauges(service))}']
+        known = {"stopped": link.stopped, "expecting": link.expecting, "server": _gauges(service)}
+        parts = [json.dumps(known)[1:-1]]
         if identity != link.identity:
             identity = link.identity
             parts.append(f'"robot": {link.description.model_dump_json() if link.description else "null"}')

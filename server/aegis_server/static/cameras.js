@@ -19,7 +19,6 @@ export function cameras() {
       });
       $("cameras").replaceChildren(...figures);
       $("cameras").classList.toggle("three", figures.length === 3);
-      $("no-robot").hidden = robot !== null;
     },
     frames: (frames) => {
       for (const [name, uri] of Object.entries(frames)) {

@@ -14,6 +14,7 @@ let policy = null;
 let robot = null;
 let report = null;
 let stopped = null;
+let expecting = false;
 let linked = false;
 let refusal = "";
 
@@ -46,7 +47,7 @@ function message(said) {
     return show();
   }
   refusal = said.report?.running ? "" : refusal;
-  stopped = said.stopped;
+  ({ stopped, expecting } = said);
   dials.server(said.server);
   if ("robot" in said) {
     robot = said.robot;
@@ -65,6 +66,8 @@ function message(said) {
 }
 
 function show() {
+  $("expecting").hidden = robot !== null || !expecting;
+  $("no-robot").hidden = robot !== null || expecting || !linked;
   const why = stopped ?? (report?.stopped ? `by the robot, ${report.stopped}` : null);
   stop.latched(why);
   const free = linked && robot !== null && why === null;
@@ -80,7 +83,7 @@ function show() {
 
 function standing(why) {
   if (!linked) return ["off", "No link to the server"];
-  if (robot === null) return ["off", "No robot"];
+  if (robot === null) return ["off", expecting ? "The robot is starting" : "No robot"];
   if (why !== null) return ["stopped", "Stopped"];
   if (report?.running) return ["running", `Running · ${robot.name}`];
   if (report?.success) return ["done", `Done · ${robot.name}`];
