@@ -85,7 +85,7 @@ def simulated_robot(task: str, keys: tuple[str, ...], encrypted: bool) -> Compan
 
     if encrypted:
         raise ValueError("--sim reaches this server without TLS; start it apart: python -m aegis_sim.live --server URL")
-    advice = 'it needs: pip install "aegis-policy[sim]" && pip install --no-deps robosuite==1.5.2'
+    advice = 'where a package is missing: pip install "aegis-policy[sim]" && pip install --no-deps robosuite==1.5.2'
     return Companion(("aegis_sim.live", "--task", task, "--once"), keys[0] if keys else None, advice)
 
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 REPLAN_EVERY = 4  # actions of a chunk until the next is asked for, as `aegis eval` does
 SILENCE_S = 1.0  # without a word from the server: halt
 REST_S = 3.0  # that a success is shown for, before a new scene
+ACT_S = 10.0  # that the server may take for a chunk
 RETRY_S = 0.5  # after the server would not act
 STOPPED = "from the console"
 
@@ -88,7 +89,7 @@ class LiveRobot:
     def _heed(self, command: dict[str, Any], now: float) -> None:
         if command is LOST or "stop" in command:
             if command is not LOST:
-                self.stopped = STOPPED
+                self.stopped, self._rest_until = STOPPED, None
             if self.running:
                 self.halt("halted: the link to the server is lost" if command is LOST else "stopped")
         elif "release" in command:
@@ -183,7 +184,7 @@ def live(server: str = "http://127.0.0.1:8000", task: str = "pick", seed: int = 
         seed: of the scenes.
         once: end when the server goes, rather than wait for it to come back.
     """
-    policy = RemotePolicy(server)
+    policy = RemotePolicy(server, timeout=ACT_S)
     scene = LiveScene(task, seed)
     link = ServerLink(server, scene.describe(policy.info.horizon))
     robot = LiveRobot(scene, policy, link, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,13 @@ class LiveScene:
     def __init__(self, task: str, seed: int) -> None:
         self.task, self.env = task, tasks.make(task)
         self._seed, self._index = seed, 0
+        self._kind = self.env.kind if isinstance(self.env, TableEnv) else None
         self.draw()
 
     def draw(self) -> None:
         """The next scene; on a table, one with something to choose from."""
+        if isinstance(self.env, TableEnv) and self._kind:
+            self.env.kind = self._kind
         while True:
             seed = tasks.episode_seed("eval", self._seed, self._index)
             self._index += 1
@@ -44,6 +48,7 @@ class LiveScene:
             if not isinstance(self.env, TableEnv) or len(self.env.table.primitives) >= MIN_THINGS:
                 break
         self._own_instruction = info["instruction"]
+        self._suggestions = self._suggest()
         self.success: bool | None = None
         self._hand = 0.0
         self._left = 0
@@ -94,18 +99,18 @@ class LiveScene:
             "actions": [{"name": feature.name, "unit": feature.unit} for feature in ACTION_FEATURES],
             "horizon": horizon,
             "control_hz": float(self.env.control_hz),
-            "instructions": self._suggestions(),
+            "instructions": self._suggestions,
         }
 
     def close(self) -> None:
         self.env.close()
 
-    def _suggestions(self) -> list[str]:
-        """This scene's own instruction first."""
+    def _suggest(self) -> list[str]:
+        """What can be asked for; this scene's own instruction first, things of the same kind next."""
         if not isinstance(self.env, TableEnv):
             return [self._own_instruction]
         primitives = self.env.table.primitives
-        kind = self.env.kind
-        goals = sorted(possible_goals(primitives, self.env.split.look), key=lambda goal: goal.kind != kind)
-        others = [goal.instruction(primitives) for goal in goals]
-        return [self._own_instruction, *(text for text in others if text != self._own_instruction)]
+        own = replace(self.env.goal, wording="")
+        goals = [goal for goal in possible_goals(primitives, self.env.split.look) if replace(goal, wording="") != own]
+        goals.sort(key=lambda goal: goal.kind != own.kind)
+        return [self._own_instruction, *(goal.instruction(primitives) for goal in goals)]

@@ -48,6 +48,7 @@ function message(said) {
   }
   refusal = said.report?.running ? "" : refusal;
   ({ stopped, expecting } = said);
+  if (stopped !== null) stop.confirmed();
   dials.server(said.server);
   if ("robot" in said) {
     robot = said.robot;

@@ -2,7 +2,7 @@
 
 import { $, make, say } from "./page.js";
 
-const TRIPS = 60;
+const TRIPS = 40;
 
 export function gauges() {
   let trips = [];
@@ -32,7 +32,7 @@ export function gauges() {
       trips = [...trips, report.latency_ms ?? 0].slice(-TRIPS);
       milliseconds("trip", report.latency_ms);
       const top = Math.max(...trips, 1);
-      const points = trips.map((trip, i) => `${((i / (TRIPS - 1)) * 200).toFixed(1)} ${(34 - (trip / top) * 32).toFixed(1)}`);
+      const points = trips.map((trip, i) => `${((i / Math.max(trips.length - 1, 12)) * 200).toFixed(1)} ${(34 - (trip / top) * 32).toFixed(1)}`);
       $("trips").firstElementChild.setAttribute("d", points.length > 1 ? `M${points.join("L")}` : "");
     },
   };

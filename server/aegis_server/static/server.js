@@ -2,6 +2,7 @@
 
 const KEY = "aegis.key";
 const RETRY_MS = 1000;
+const SILENCE_MS = 3000; // the server says something twice a second
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -60,16 +61,29 @@ export function connect({ open, message, lost }) {
     url.protocol = url.protocol.replace("http", "ws");
     const key = sessionStorage.getItem(KEY);
     const made = new WebSocket(url, key ? ["aegis", `aegis.key.${base64url(key)}`] : ["aegis"]);
-    made.onopen = () => {
-      socket = made;
-      open(info);
+    let silence = 0;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(broken, SILENCE_MS);
     };
-    made.onmessage = (event) => message(JSON.parse(event.data));
-    made.onclose = () => {
+    const broken = () => {
+      clearTimeout(silence);
+      made.onopen = made.onmessage = made.onclose = null;
+      made.close();
       socket = null;
       lost();
       setTimeout(attempt, RETRY_MS);
     };
+    made.onopen = () => {
+      socket = made;
+      heard();
+      open(info);
+    };
+    made.onmessage = (event) => {
+      heard();
+      message(JSON.parse(event.data));
+    };
+    made.onclose = broken;
   }
 
   attempt();

@@ -1,28 +1,36 @@
 // The stop: one press from anywhere, latched in the server, and two deliberate ones to release it.
 
-import { $ } from "./page.js";
+import { $, say } from "./page.js";
 
+const CONFIRM_MS = 1000;
 const OWN_KEYS = "input, textarea, select, button, a, summary, label, dialog, [tabindex]";
 
 export function stopButton(send) {
-  let owed = false; // a stop that could not be sent yet
+  let owed = false; // asked for, and not yet confirmed by the server
+  let doubt = ""; // what to say of that
   let why = null;
+  let timer = 0;
 
   function stop() {
-    owed = !send({ stop: true });
-    if (owed) show();
+    owed = true;
+    doubt = "";
+    clearTimeout(timer);
+    if (send({ stop: true })) timer = setTimeout(worry, CONFIRM_MS, "The server has not confirmed the stop.");
+    else worry("No link to the server. The stop is sent as soon as there is one.");
+    show();
+  }
+
+  function worry(text) {
+    doubt = `${text} Use the robot's own stop.`;
+    show();
   }
 
   function show() {
     const latched = why !== null;
     const button = $("stop");
     button.setAttribute("aria-pressed", String(latched));
-    button.firstChild.textContent = latched ? "STOPPED" : "STOP";
-    document.body.classList.toggle("latched", latched);
-    const text = latched
-      ? `Stopped ${why}. Nothing moves until you release it.`
-      : "No link to the server. The stop is sent as soon as there is one; use the robot's own stop.";
-    if ($("latch").textContent !== (latched || owed ? text : "")) $("latch").textContent = latched || owed ? text : "";
+    say(button.firstChild, latched ? "STOPPED" : owed ? "STOPPING" : "STOP");
+    say($("latch"), doubt || (latched ? `Stopped ${why}. Nothing moves until you release it.` : ""));
     $("release").hidden = !latched;
     if (!latched) ask(false);
   }
@@ -59,6 +67,12 @@ export function stopButton(send) {
   return {
     /** There is a link again. */
     linked: () => owed && stop(),
+    /** The server says that it is stopped. */
+    confirmed: () => {
+      clearTimeout(timer);
+      owed = false;
+      doubt = "";
+    },
     /** Why the robot is stopped, here or on its own side; null if it is not. */
     latched: (reason) => {
       why = reason;
