@@ -32,7 +32,8 @@ class Companion:
         """Start it, and say so when it ends; ends it when cancelled."""
         environment = os.environ | ({API_KEY: self._key} if self._key else {})
         command = (sys.executable, "-m", *self._arguments, "--server", self.url)
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
+        # In a session of its own: Ctrl+C is for the server, which ends this one in order.
+        process = await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
         try:
             status = await process.wait()
             logger.error("'%s' ended with status %d; %s", " ".join(command[1:]), status, self._advice)

@@ -131,6 +131,7 @@ class LiveRobot:
             self.halt("halted: the policy gave numbers that are not finite")
             return
         self._chunks += 1
+        self.note = ""
         behind = self._steps - self._asked_at if self._plan else 0  # before the first, the arm stood and waited
         self._plan = Plan(self._chunks, chunk.actions, min(behind, len(chunk.actions)))
 

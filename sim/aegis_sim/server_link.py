@@ -33,7 +33,7 @@ class ServerLink:
     """A link to the server at `url`, from `open` to `close`.
 
     Attributes:
-        lost: whether there was a link once and it broke, or why the server refused this robot.
+        lost: whether a link broke or could not be had, ever; or why the server refused this robot.
     """
 
     def __init__(self, url: str, description: dict[str, Any]) -> None:
@@ -96,8 +96,8 @@ class ServerLink:
                 logger.warning("no link to %s: %s", self._url, error)
             finally:
                 was, self._connected, self._socket = self._connected, False, None
+                self.lost = self.lost or True
                 if was:
-                    self.lost = self.lost or True
                     self._commands.append(LOST)
             self._closed.wait(RETRY_S)
 

@@ -23,7 +23,7 @@ export function chunkPlots() {
         return; // what was planned last stays to be looked at
       }
       $("plots").hidden = false;
-      say($("chunk-number"), `chunk ${chunk.number}, ${chunk.executed} of ${horizon}`);
+      say($("chunk-number"), `chunk ${chunk.number}, ${chunk.executed}/${horizon}`);
       plots.forEach((each, index) => each.show(chunk.actions.map((action) => action[index]), chunk.executed));
     },
   };
@@ -54,7 +54,7 @@ function plot({ name, unit }) {
     planned.setAttribute("d", steps(Math.max(0, executed - 1), values.length));
     const current = values[Math.min(executed, values.length - 1)];
     say(value, number(current, unit));
-    say(scale, unit === "1" ? `${Math.round(low) || 0} to ${Math.round(high)}` : `±${number(high, unit)} ${shown(unit)}`);
+    say(scale, unit === "1" ? `${Math.round(low) || 0} to ${Math.round(high)}` : `±${number(high, unit, 1)} ${shown(unit)}`);
     const label = `${name}: ${executed} of ${values.length} carried out, next ${number(current, unit)} ${shown(unit)}`;
     svg.setAttribute("aria-label", label);
   }
@@ -65,8 +65,8 @@ function plot({ name, unit }) {
 /** The unit that people read: mm for m, none for pure numbers. */
 const shown = (unit) => ({ m: "mm", 1: "" })[unit] ?? unit;
 
-/** A value in that unit, with a real minus. */
-function number(value, unit) {
-  const text = unit === "m" ? (1000 * value).toFixed(1) : value.toFixed(unit === "1" ? 2 : 3);
-  return text.replace("-", "−");
+/** A value in that unit, with a real minus, and `fewer` digits. */
+function number(value, unit, fewer = 0) {
+  const text = unit === "m" ? (1000 * value).toFixed(1 - fewer) : value.toFixed((unit === "1" ? 2 : 3) - fewer);
+  return Number(text) < 0 ? text.replace("-", "−") : text.replace("-", "");
 }
