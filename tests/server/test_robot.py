@@ -232,7 +232,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_key_opens_both_lines_and_nothing_else_does(locked: Server) -> None:
-    for route in ("/v1/robot", "/v1/console"):
+    for route in ("/v1/robot", "/v1/console", "/"):
         with pytest.raises(InvalidStatus, match="401"):
             connect(address(locked.url, route), proxy=None)
     encoded = base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("=")

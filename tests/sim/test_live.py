@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.linear_policy import Server, serving
 from tests.server.robot_client import DESCRIPTION, Console, SmallRobot, reported, watching
@@ -152,6 +154,23 @@ def test_what_people_type_is_what_is_judged(scene: LiveScene) -> None:
         assert scene.env.instruction == instruction
     scene.begin("make me a coffee")
     assert scene.success is None
+
+
+def test_robosuite_s_own_tasks_live_too() -> None:
+    scene = LiveScene("lift", seed=0)
+    description = scene.describe(10)
+    scene.begin(description["instructions"][0])
+    before = place(scene)
+    for _ in range(3):
+        scene.move(np.array([0, 0, 0.02, 0, 0, 0, 0]))
+    assert place(scene)[2] > before[2] + 0.01
+    assert scene.success is False
+    with pytest.raises(ValueError, match="finite"):
+        scene.move(np.full(7, np.nan))
+    sizes = {camera["name"]: (camera["width"], camera["height"]) for camera in description["cameras"]}
+    files = {name: Image.open(io.BytesIO(file)).size for name, file in scene.frames().items()}
+    assert files == sizes
+    scene.close()
 
 
 def test_as_a_process_it_says_why_it_cannot_stay(server: Server) -> None:

@@ -29,8 +29,8 @@ from aegis_server.service import Service
 PROTOCOL = "aegis"
 MAX_BROWSERS = 32
 MAX_MESSAGE = 4096
-GAUGES_S = 0.5
-"""The longest between two messages to a browser."""
+FASTEST_S, GAUGES_S = 0.05, 0.5
+"""The shortest and the longest between two messages to a browser."""
 STUCK_S = 20.0
 """A browser that takes nothing for so long is let go."""
 HEADERS = {
@@ -115,6 +115,7 @@ async def _show(socket: WebSocket, service: Service, link: Link) -> None:
             parts.append(f'"report": {link.report_json()}')
         async with asyncio.timeout(STUCK_S):
             await socket.send_text("{" + ", ".join(parts) + "}")
+        await asyncio.sleep(FASTEST_S)
 
 
 async def _obey(socket: WebSocket, link: Link) -> None:
