@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.linear_policy import Server, serving
+from tests.linear_policy import LINEAR, Server, serving
 from tests.server.robot_client import SmallRobot
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -301,8 +300,8 @@ def test_nothing_is_animated_for_those_who_do_not_want_it(page: Any, robot: Smal
 
 
 def test_it_asks_for_the_key_and_says_so_when_the_server_goes(chromium: Any, tmp_path: Path) -> None:
-    linear = str(ROOT / "tests/linear_policy.py")
-    with serving(tmp_path / "log", sys.executable, linear, "--key", KEY) as server:
+    (tmp_path / "keys").write_text(KEY)
+    with serving(tmp_path / "log", *LINEAR, "--keys", str(tmp_path / "keys")) as server:
         server.wait()
         page = chromium.new_page()
         page.set_default_timeout(15000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from aegis_policy.inference.wire import pack, unpack
-from tests.linear_policy import Server, serving
+from tests.linear_policy import LINEAR, Server, serving
 from tests.server.robot_client import DESCRIPTION, REPORT, Console, SmallRobot, address, png, reported, watching
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,7 +225,8 @@ def test_gauges_are_of_the_acts_just_now(server: Server, console: Console, clien
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("locked")
-    with serving(folder / "log", sys.executable, str(ROOT / "tests/linear_policy.py"), "--key", KEY) as server:
+    (folder / "keys").write_text(KEY)
+    with serving(folder / "log", *LINEAR, "--keys", str(folder / "keys")) as server:
         server.wait()
         yield server
 

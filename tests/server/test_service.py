@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +23,8 @@ from aegis_policy import Observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
 from aegis_server.schemas import example_observation
-from tests import linear_policy
-from tests.linear_policy import LinearPolicy, Server, serving
+from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 
-LINEAR = (sys.executable, linear_policy.__file__)
 SEEN = example_observation(LinearPolicy.info)
 ACT: dict[str, Any] = {"images": dict(SEEN.images), "state": SEEN.state, "instruction": SEEN.instruction, "seed": 0}
 OPENPI = {
