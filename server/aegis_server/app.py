@@ -23,12 +23,20 @@ from aegis_server.service import RefusedError, Service
 from aegis_server.settings import Settings, max_body
 
 
-def create_app(policy: Policy, settings: Settings | None = None, load: Callable[[], Policy] | None = None) -> FastAPI:
+def create_app(
+    policy: Policy,
+    settings: Settings | None = None,
+    load: Callable[[], Policy] | None = None,
+    *,
+    alone: bool = True,
+) -> FastAPI:
     """The server of one policy, whichever backend is behind it.
 
     Args:
         settings: what is allowed.
         load: makes the policy anew, for POST /v1/reload.
+        alone: whether no other process answers at this address. Only then do robots attach, and people stop them in the
+            console: a stop that reaches one process is none for the robot of another.
     """
     settings = settings or Settings()
     service = Service(policy, settings, load)
@@ -47,9 +55,10 @@ def create_app(policy: Policy, settings: Settings | None = None, load: Callable[
     app.state.service = service
     for routes in (native, openai, openpi, stream, system):
         app.include_router(routes.router(service))
-    link = app.state.link = Link()
-    app.include_router(robot.router(link))
-    app.include_router(console.router(service, link))
+    app.state.link = link = Link()
+    if alone:
+        app.include_router(robot.router(link))
+        app.include_router(console.router(service, link))
     app.add_middleware(Access, settings=settings)  # the last that is added is the outermost
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])

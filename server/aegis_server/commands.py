@@ -63,6 +63,8 @@ def serve(
         raise ValueError("--tls-certificate and --tls-key go together")
     if replicas < 1:
         raise ValueError(f"--replicas {replicas}: expected 1 or more")
+    if replicas > 1 and sim:
+        raise ValueError("--sim: with --replicas there is no console, as a stop would reach one of them only")
     if replicas > 1 and log_json:
         raise ValueError("--log-json: with --replicas, Ray writes the log, and puts words of its own before each line")
     if replicas > 1 and sim:

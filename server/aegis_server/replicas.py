@@ -131,7 +131,7 @@ def _application(
 
     def build() -> FastAPI:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-        return create_app(load(), settings)
+        return create_app(load(), settings, alone=False)
 
     deployed = serve.deployment(
         name=NAME,

@@ -226,6 +226,7 @@ def test_the_keyboard_alone_does_the_whole_job(page: Any, robot: SmallRobot) -> 
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     wait(lambda: robot.stopped is None)
+    expect(page.locator("#stop")).to_have_attribute("aria-pressed", "false")  # the page has heard of it too
 
 
 SPOKEN = {"button", "textbox", "radio", "image", "meter", "log", "region", "heading", "group"}

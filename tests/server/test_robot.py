@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -16,7 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from aegis_policy.inference.wire import pack, unpack
-from tests.linear_policy import LINEAR, Server, serving
+from aegis_server.app import create_app
+from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 from tests.server.robot_client import DESCRIPTION, REPORT, Console, SmallRobot, address, png, reported, watching
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +261,17 @@ def test_the_page_needs_no_key_and_no_other_file_is_given(locked: Server) -> Non
         for name in ("nothing.js", "..%2Fapp.py", "%2Fetc%2Fpasswd"):
             assert client.get(f"/console/{name}").status_code == 404
         assert client.get("/v1/info").status_code == 401
+
+
+def test_one_of_several_replicas_takes_no_robot_and_shows_no_stop() -> None:
+    app = create_app(LinearPolicy(), alone=False)
+
+    async def statuses() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            return [(await client.get(path)).status_code for path in ("/console", "/", "/v1/info")]
+
+    assert asyncio.run(statuses()) == [404, 404, 200]
+    assert "/v1/robot" not in str(app.routes)
 
 
 def test_another_site_s_page_may_not_watch(server: Server) -> None:
