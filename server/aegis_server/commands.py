@@ -67,8 +67,6 @@ def serve(
         raise ValueError("--sim: with --replicas there is no console, as a stop would reach one of them only")
     if replicas > 1 and log_json:
         raise ValueError("--log-json: with --replicas, Ray writes the log, and puts words of its own before each line")
-    if replicas > 1 and sim:
-        raise ValueError("--sim: a robot and those who watch it have to meet in one process; leave --replicas out")
     if log_json:
         log_as_json()
     settings = Settings(
