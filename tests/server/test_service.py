@@ -57,7 +57,7 @@ def gated(tmp_path: Path) -> Iterator[Gated]:
     """Warm, and its gate shut."""
     gate = tmp_path / "gate"
     gate.touch()
-    with serving(tmp_path / "log", *LINEAR, "--gate", str(gate), "--queue", "2") as server:
+    with serving(tmp_path / "log", *LINEAR, "--gate", str(gate), "--queue", "2", "--grace-s", "60") as server:
         server.wait()
         gate.unlink()
         yield Gated(server, gate)
