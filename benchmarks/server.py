@@ -70,7 +70,8 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else PARTS:
         found |= PARTS[name](arguments.minutes)
         RESULTS.write_text(json.dumps({**found, **provenance()}, indent=1) + "\n")
-    draw(found, PLOT)
+    if {"soak", "acts_per_s"} <= found.keys():
+        draw(found, PLOT)
 
 
 def overhead(minutes: float) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Acted(NamedTuple):
     batch: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Job(Generic[T]):
     """Something to do, and whoever awaits it. One whose waiter has gone is never begun."""
 
@@ -70,13 +70,13 @@ class _Job(Generic[T]):
     since: float = field(default_factory=time.monotonic, init=False)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Act(_Job[Acted]):
     observation: Observation
     seed: int | None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Step(_Job[Any]):
     work: Callable[[], Any]
 
@@ -121,9 +121,10 @@ class Engine:
         self._put(self._acts, job)
         try:
             return await asyncio.wrap_future(job.future)
-        finally:
+        except asyncio.CancelledError:
             with self._changed, suppress(ValueError):  # its turn has come
                 self._acts.remove(job)
+            raise
 
     async def run(self, work: Callable[[], T]) -> T:
         """Await `work()` on the policy's thread, after the acts."""
