@@ -172,21 +172,32 @@ def soak(minutes: float) -> dict[str, Any]:
                 for _ in range(round(minutes)):  # each a quarter of a minute
                     acts, answers = len(crowd.acts), len(crowd.answers)
                     time.sleep(15.0)
-                    latest, answered = crowd.acts[acts:] or [np.nan], crowd.answers[answers:] or [np.nan]
-                    acted = {"acts": len(crowd.acts) - acts, **{f"act_p{q}_s": percentile(latest, q) for q in (50, 99)}}
-                    asked = {"answers": len(crowd.answers) - answers, "answer_p99_s": percentile(answered, 99)}
+                    latest, answered = crowd.acts[acts:], crowd.answers[answers:]
+                    acted = {"acts": len(latest), **{f"act_p{q}_s": percentile(latest, q) for q in (50, 99)}}
+                    asked = {"answers": len(answered), "answer_p99_s": percentile(answered, 99)}
                     rest = {"errors": len(crowd.errors), "rss_mb": round(memory_mb(url), 2)}
                     rows.append({"clients": clients, **acted, **asked, **rest})
                     progress.update()
                     progress.set_postfix(clients=clients, errors=len(crowd.errors), rss=rows[-1]["rss_mb"])
             if crowd.errors:
                 tqdm.write(f"{len(crowd.errors)} errors, the first: {crowd.errors[0]}", file=sys.stderr)
-    hours = np.arange(len(rows)) * 15 / 3600
-    memory = np.array([row["rss_mb"] for row in rows])
-    late = hours >= hours[-1] / 4  # the first quarter fills pools and caches
-    slope = float(np.polyfit(hours[late], memory[late], 1)[0])
+    slope = round(memory_slope(rows), 1)
     errors = sum(max(row["errors"] for row in rows if row["clients"] == clients) for clients in CLIENTS)
-    return {"soak": {"minutes": minutes, "errors": errors, "rss_slope_mb_per_h": round(slope, 1), "quarters": rows}}
+    return {"soak": {"minutes": minutes, "errors": errors, "rss_slope_mb_per_h": slope, "quarters": rows}}
+
+
+def memory_slope(rows: Sequence[dict[str, Any]]) -> float:
+    """Mebibytes an hour, among quarters with the same clients: more clients fill larger buffers, which stay.
+
+    Of each, the first third is left out, in which they fill.
+    """
+    hours, memory = list[float](), list[float]()
+    for clients in CLIENTS:
+        own = [(15 / 3600 * index, row["rss_mb"]) for index, row in enumerate(rows) if row["clients"] == clients]
+        times, sizes = np.array(own[len(own) // 3 :]).T
+        hours += list(times - times.mean())
+        memory += list(sizes - sizes.mean())
+    return float(np.dot(hours, memory) / np.dot(hours, hours))
 
 
 def fuzzed(minutes: float) -> dict[str, Any]:
@@ -257,8 +268,9 @@ class Crowd:
         "".join(policy.ask(example_observation(policy.info).images, EXAMPLE_QUESTION))
 
 
-def percentile(values: Sequence[float], q: float) -> float:
-    return round(float(np.percentile(values, q)), 3)
+def percentile(values: Sequence[float], q: float) -> float | None:
+    """None of nothing."""
+    return round(float(np.percentile(values, q)), 3) if values else None
 
 
 def shipped() -> Policy:

@@ -3,8 +3,8 @@
     acts      come first, as many at a time as are waiting: one pass of the model for several robots
     answers   take the thread for one token at a time, and only while no act waits
 
-So an answer delays an act by one token at most. Acts without end would starve answers: an answer that has waited for
-PATIENCE_S gets one token between two passes.
+So an answer delays an act by one token at most. Acts without end would starve answers: those that have waited for
+PATIENCE_S get a token or more between two passes, but no more than SHARE of the time that the pass took.
 
 An act alone is computed at once. Where several clients have been acting at the same time, the first to come back waits
 for the others, but never longer than `Capacity.batch_wait_s`: they were in step when they got their chunks together.
@@ -20,7 +20,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from aegis_policy import ActionChunk, Observation, Policy, PolicyInfo
 from aegis_policy.policy import act_many
 
 T = TypeVar("T")
-PATIENCE_S = 0.25
+PATIENCE_S, SHARE = 0.25, 0.25
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._company = 1  # acts that were computed in the last pass, or waiting at its end
-        self._stepped = False  # whether an answer had its turn last
+        self._owed_s = 0.0  # that answers may still take before the next pass, though acts wait
         self._thread = threading.Thread(target=self._run, name="policy")
 
     def start(self) -> None:
@@ -145,17 +144,25 @@ class Engine:
             raise OverloadedError(f"{self.answers} answers are being given already")
         self.answers += 1
         pieces: Iterator[str] | None = None
+
+        def piece() -> str | None:
+            nonlocal pieces
+            if pieces is None:
+                pieces = start(self.policy)
+            return next(pieces, None)
+
+        def close() -> None:
+            getattr(pieces, "close", lambda: None)()
+
         try:
-            pieces = await self.run(lambda: start(self.policy))
-            while (piece := await self.run(partial(next, pieces, None))) is not None:
-                yield piece
+            while (found := await self.run(piece)) is not None:
+                yield found
         finally:
             self.answers -= 1
             # Not awaited, for this may run while its task is being cancelled; and on the policy's thread, behind a
             # token that may still be in the making: a generator cannot be closed while it runs.
-            if close := getattr(pieces, "close", None):
-                with suppress(RuntimeError):  # the engine is closed already
-                    self._put(self._steps, _Step(close))
+            with suppress(RuntimeError):  # the engine is closed already
+                self._put(self._steps, _Step(close))
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
@@ -175,12 +182,15 @@ class Engine:
 
     def _run(self) -> None:
         while turn := self._next():
+            began = time.monotonic()
             if isinstance(turn, _Step):
                 _settle(turn.future, turn.work)
+                self._owed_s -= time.monotonic() - began
             else:
                 self.acts_running = len(turn)
                 self._pass(turn)
                 self.acts_running = 0
+                self._owed_s = SHARE * (time.monotonic() - began)
 
     def _next(self) -> _Step | list[_Act] | None:
         """Whose turn it is; waits until it is someone's. None once closed."""
@@ -188,7 +198,6 @@ class Engine:
             while not self._closed:
                 now = time.monotonic()
                 if self._steps and (not self._acts or self._is_owed(self._steps[0], now)):
-                    self._stepped = True
                     step = self._steps.popleft()
                     if step.future.set_running_or_notify_cancel():
                         return step
@@ -197,7 +206,6 @@ class Engine:
                 elif (left := self._patience(now)) > 0:
                     self._changed.wait(left)
                 else:
-                    self._stepped = False
                     acts = [self._acts.popleft() for _ in range(min(len(self._acts), self.capacity.batch))]
                     if acts := [act for act in acts if act.future.set_running_or_notify_cancel()]:
                         return acts
@@ -209,7 +217,7 @@ class Engine:
         return 0.0 if complete else self._acts[0].since + self.capacity.batch_wait_s - now
 
     def _is_owed(self, step: _Step, now: float) -> bool:
-        return not self._stepped and now - step.since > PATIENCE_S
+        return self._owed_s > 0 and now - step.since > PATIENCE_S
 
     def _pass(self, acts: list[_Act]) -> None:
         """Compute all of them together; should that fail, each alone, so that one bad act fails no other."""
