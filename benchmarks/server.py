@@ -69,7 +69,8 @@ def main() -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in [arguments.only] if arguments.only else PARTS:
         found |= PARTS[name](arguments.minutes)
-        RESULTS.write_text(json.dumps({**found, **provenance()}, indent=1) + "\n")
+        found["made"] = {**found.get("made", {}), name: provenance()}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     if {"soak", "acts_per_s"} <= found.keys():
         draw(found, PLOT)
 
