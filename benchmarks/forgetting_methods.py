@@ -68,9 +68,9 @@ def ways(work: Path) -> tuple[Way, ...]:
         Way("lora", "adapters' rate", (4e-4, 1e-3, 2.5e-3), lambda v, n: (train("lora", n, learning_rate=v),)),
         Way(
             "co-train",
-            "share of questions",
-            (0.125, 0.25, 0.5),
-            lambda v, n: (train("co-train", n, replay=replay, replay_share=v),),
+            "backbone rate",
+            (2.5e-5, 5e-5, 1e-4),
+            lambda v, n: (train("co-train", n, replay=replay, replay_share=0.25, learning_rate=v),),
         ),
         Way("aegis", "backbone rate", RATES, lambda v, n: (train("aegis", n, learning_rate=v),)),
         Way(
