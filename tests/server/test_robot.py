@@ -263,15 +263,37 @@ def test_the_page_needs_no_key_and_no_other_file_is_given(locked: Server) -> Non
         assert client.get("/v1/info").status_code == 401
 
 
-def test_one_of_several_replicas_takes_no_robot_and_shows_no_stop() -> None:
-    app = create_app(LinearPolicy(), alone=False)
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_of_several_replicas_takes_no_robot_and_shows_no_stop(alone: bool) -> None:
+    app = create_app(LinearPolicy(), alone=alone)
 
-    async def statuses() -> list[int]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            return [(await client.get(path)).status_code for path in ("/console", "/", "/v1/info")]
+    async def is_open(path: str, kind: str) -> bool:
+        coming = iter([{"type": f"{kind}.connect"}, {"type": f"{kind}.disconnect", "code": 1000}])
+        sent: list[dict[str, Any]] = []
 
-    assert asyncio.run(statuses()) == [404, 404, 200]
-    assert "/v1/robot" not in str(app.routes)
+        async def receive() -> dict[str, Any]:
+            return next(coming) if kind == "websocket" else {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1")]
+        scope = {
+            "type": kind,
+            "path": path,
+            "headers": headers,
+            "query_string": b"",
+            "method": "GET",
+            "subprotocols": [],
+        }
+        await app(scope, receive, send)
+        return sent[0]["type"] == "websocket.accept" or sent[0].get("status") == 200
+
+    async def all_open() -> list[bool]:
+        asked = (("/console", "http"), ("/v1/robot", "websocket"), ("/v1/console", "websocket"), ("/v1/info", "http"))
+        return [await is_open(*each) for each in asked]
+
+    assert asyncio.run(all_open()) == [alone, alone, alone, True]
 
 
 def test_another_site_s_page_may_not_watch(server: Server) -> None:
