@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.sync.client import connect
 
+from aegis_policy.inference.wire import pack
 from tests.linear_policy import LINEAR, Server, serving
-from tests.server.robot_client import SmallRobot
+from tests.server.robot_client import DESCRIPTION, REPORT, SmallRobot, address
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -184,6 +186,14 @@ def test_the_space_bar_stops_unless_something_is_typed_or_pressed_with_it(page: 
     page.get_by_role("heading", name="What it sees").click()
     page.keyboard.press(" ")
     wait(lambda: robot.stopped)
+
+
+def test_a_robot_that_hangs_is_not_shown_as_if_it_ran(page: Any, server: Server) -> None:
+    with connect(address(server.url, "/v1/robot"), proxy=None) as hung:
+        hung.send(pack(DESCRIPTION))
+        hung.send(pack({**REPORT, "running": True, "instruction": "go"}))
+        expect(page.locator("#status")).to_contain_text("Running")
+        expect(page.locator("#status")).to_contain_text("Nothing heard from a small robot")
 
 
 def test_every_control_is_reached_by_tab_and_shows_that_it_is(page: Any, robot: SmallRobot) -> None:

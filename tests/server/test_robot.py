@@ -118,7 +118,7 @@ def test_a_robot_that_falls_silent_loses_its_place(server: Server, console: Cons
     with connect(address(server.url, "/v1/robot"), proxy=None) as silent:
         silent.send(pack(DESCRIPTION))
         console.until(lambda seen: seen["robot"])
-        console.until(lambda seen: seen["robot"] is None)
+        console.until(lambda seen: seen["robot"] is None, 30)
         console.send(start="go")
         assert "no robot is attached" in console.until(lambda seen: "error" in seen)["error"]
 

@@ -55,7 +55,7 @@ def attached(server: Server, scene: LiveScene) -> Iterator[LiveRobot]:
         policy.close()
 
 
-def drive(robot: LiveRobot, until: Callable[[], object], seconds: float = 20.0) -> float:
+def drive(robot: LiveRobot, until: Callable[[], object], seconds: float = 60.0) -> float:
     """Let the robot live until that is true; returns how long it took, s."""
     began = time.monotonic()
     while not until():

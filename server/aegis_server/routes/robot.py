@@ -34,7 +34,8 @@ from aegis_server.routes.sockets import first_to_fail, receive
 from aegis_server.schemas import validated
 
 BEAT_S = 0.25
-SILENCE_S = 3.0
+SILENCE_S = 10.0
+"""Long enough for a robot on a machine that is busy; the page says sooner that nothing comes."""
 MAX_MESSAGE = 4 * 2**20
 
 

@@ -9,10 +9,12 @@ import { connect } from "./server.js";
 import { stopButton } from "./stop.js";
 
 const SUGGESTIONS = 6;
+const SILENCE_MS = 2000; // a robot reports about ten times a second
 
 let policy = null;
 let robot = null;
 let report = null;
+let reported = 0; // when that came, ms
 let stopped = null;
 let expecting = false;
 let linked = false;
@@ -59,6 +61,7 @@ function message(said) {
   }
   if ("report" in said) {
     report = said.report;
+    reported = performance.now();
     dials.report(report);
     plots.show(report?.chunk ?? null);
     if (report) pictures.frames(report.frames);
@@ -85,6 +88,7 @@ function show() {
 function standing(why) {
   if (!linked) return ["off", "No link to the server"];
   if (robot === null) return ["off", expecting ? "The robot is starting" : "No robot"];
+  if (report && performance.now() - reported > SILENCE_MS) return ["off", `Nothing heard from ${robot.name}`];
   if (why !== null) return ["stopped", "Stopped"];
   if (report?.running) return ["running", `Running · ${robot.name}`];
   if (report?.success) return ["done", `Done · ${robot.name}`];
