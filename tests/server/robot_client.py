@@ -68,10 +68,10 @@ class SmallRobot:
         self._thread = threading.Thread(target=self._live)
 
     def __enter__(self) -> Self:
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        self._connection = connect(address(self.url, "/v1/robot"), additional_headers=headers, proxy=None)
-        self.socket = self._connection.__enter__()
-        self.socket.send(pack(DESCRIPTION))
+        give_up = time.monotonic() + 10
+        while not self._attach():  # the server may not have noticed yet that the robot before this one has gone
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
         self._thread.start()
         return self
 
@@ -81,6 +81,18 @@ class SmallRobot:
         self._leave.set()
         self._thread.join(10)
         self._connection.__exit__(kind, error, traceback)
+
+    def _attach(self) -> bool:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        self._connection = connect(address(self.url, "/v1/robot"), additional_headers=headers, proxy=None)
+        self.socket = self._connection.__enter__()
+        self.socket.send(pack(DESCRIPTION))
+        first = unpack(self.socket.recv(timeout=10))
+        if "error" in first:
+            self._connection.__exit__(None, None, None)
+            return False
+        self._heed(first)
+        return True
 
     def _live(self) -> None:
         while not self._leave.is_set():
@@ -148,7 +160,7 @@ class Console:
 
 @contextmanager
 def watching(url: str, **options: Any) -> Iterator[Console]:
-    with connect(address(url, "/v1/console"), proxy=None, max_size=None, **options) as socket:
+    with connect(address(url, "/v1/console"), proxy=None, max_size=None, close_timeout=1, **options) as socket:
         yield Console(socket)
 
 

@@ -115,7 +115,7 @@ def test_a_second_robot_is_told_of_the_first_and_takes_its_place_once_it_has_gon
 
 
 def test_a_robot_that_falls_silent_loses_its_place(server: Server, console: Console) -> None:
-    with connect(address(server.url, "/v1/robot"), proxy=None) as silent:
+    with connect(address(server.url, "/v1/robot"), proxy=None, close_timeout=1) as silent:
         silent.send(pack(DESCRIPTION))
         console.until(lambda seen: seen["robot"])
         console.until(lambda seen: seen["robot"] is None, 30)
