@@ -181,10 +181,12 @@ class Link:
             raise CommandError(LATCHED)
 
     def _tell(self, command: dict[str, Any]) -> None:
+        """To the robot that is there, if one is: whoever comes later is told of no release that was not for it."""
         if len(self._commands) >= MAX_COMMANDS:
             raise CommandError("the robot does not take its commands; only a stop is taken now")
-        self._commands.append(command)
-        self._commanded.set()
+        if self.description is not None:
+            self._commands.append(command)
+            self._commanded.set()
         self._announce()
 
     def _announce(self) -> None:

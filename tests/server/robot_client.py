@@ -58,9 +58,9 @@ class SmallRobot:
     `told` are the commands, `beats` the times at which anything came.
     """
 
-    def __init__(self, url: str, *, key: str | None = None, stopped: str | None = None) -> None:
+    def __init__(self, url: str, *, key: str | None = None, running: bool = False, stopped: str | None = None) -> None:
         self.url, self.key = url, key
-        self.running, self.instruction, self.stopped = False, "", stopped
+        self.running, self.instruction, self.stopped = running, "", stopped
         self.told: list[dict[str, Any]] = []
         self.beats: list[float] = []
         self._ticks = 0

@@ -78,13 +78,13 @@ def test_a_robot_that_comes_back_while_the_stop_is_latched_is_told_to_stop(serve
     with SmallRobot(server.url) as robot:
         console.until(reported("stopped", "from the console"))
         assert robot.told[0] == {"stop": True}
-    with SmallRobot(server.url) as robot:
-        robot.running = True
+    with SmallRobot(server.url, running=True) as robot:
         console.until(reported("stopped", "from the console"))
         assert not robot.running
 
 
 def test_a_robot_stopped_on_its_own_side_is_not_started(server: Server, console: Console) -> None:
+    console.send(release=True)  # for no robot: it is not kept for the next
     with SmallRobot(server.url, stopped="its own button"):
         console.until(reported("stopped", "its own button"))
         console.send(start="go")
