@@ -74,9 +74,9 @@ function show() {
   $("no-robot").hidden = robot !== null || expecting || !linked;
   const why = stopped ?? (report?.stopped ? `by the robot, ${report.stopped}` : null);
   stop.latched(why);
-  const free = linked && robot !== null && why === null;
+  const free = linked && report !== null && why === null;
   $("start").disabled = $("reset").disabled = !free;
-  $("pause").disabled = !(free && report?.running);
+  $("pause").disabled = !(free && report.running);
   const [state, text] = standing(why);
   $("status").dataset.state = state;
   say($("status").lastChild, text);
@@ -88,10 +88,11 @@ function show() {
 function standing(why) {
   if (!linked) return ["off", "No link to the server"];
   if (robot === null) return ["off", expecting ? "The robot is starting" : "No robot"];
-  if (report && performance.now() - reported > SILENCE_MS) return ["off", `Nothing heard from ${robot.name}`];
+  if (report === null) return ["off", `Attached · ${robot.name}`];
+  if (performance.now() - reported > SILENCE_MS) return ["off", `Nothing heard from ${robot.name}`];
   if (why !== null) return ["stopped", "Stopped"];
-  if (report?.running) return ["running", `Running · ${robot.name}`];
-  if (report?.success) return ["done", `Done · ${robot.name}`];
+  if (report.running) return ["running", `Running · ${robot.name}`];
+  if (report.success) return ["done", `Done · ${robot.name}`];
   return ["idle", `Ready · ${robot.name}`];
 }
 
