@@ -3,8 +3,8 @@
     acts      come first, as many at a time as are waiting: one pass of the model for several robots
     answers   take the thread for one token at a time, and only while no act waits
 
-So an answer delays an act by one token at most. Acts without end would starve answers: those that have waited for
-PATIENCE_S get a token or more between two passes, but no more than SHARE of the time that the pass took.
+So an act that finds the thread at an answer waits for one token. Acts without end would starve answers: those that have
+waited for PATIENCE_S get a token or more between two passes, until SHARE of the time that the pass took is used up.
 
 An act alone is computed at once. Where several clients have been acting at the same time, the first to come back waits
 for the others, but never longer than `Capacity.batch_wait_s`: they were in step when they got their chunks together.

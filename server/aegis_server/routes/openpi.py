@@ -34,7 +34,8 @@ def router(service: Service) -> APIRouter:
             await socket.send_bytes(pack(metadata(service.info)))
             previous_ms: float | None = None
             async with Reader(socket) as reader:
-                while (message := await reader.next()) is not None:
+                while True:
+                    message = await reader.next()
                     began = time.perf_counter()
                     with service.traced(socket):
                         with service.stage("act", "decode"):

@@ -37,7 +37,7 @@ class Reader:
         with suppress(asyncio.CancelledError, WebSocketDisconnect):
             await self._task
 
-    async def next(self) -> bytes | str | None:
+    async def next(self) -> bytes | str:
         """The next message. Raises WebSocketDisconnect when the client goes."""
         return await self.unless_gone(self._messages.get())
 
