@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -123,7 +124,9 @@ def serving(log: Path, *command: str, port: int | None = None) -> Iterator[Serve
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
     with log.open("wb") as stderr:
-        process = subprocess.Popen([*(command or LINEAR), "--port", str(port)], stderr=stderr)
+        # Python's view of the environment: rerun, once imported, writes an OTEL_SERVICE_NAME behind its back.
+        started = [*(command or LINEAR), "--port", str(port)]
+        process = subprocess.Popen(started, stderr=stderr, env=dict(os.environ))
     try:
         yield Server(f"http://127.0.0.1:{port}", process, log)
     finally:

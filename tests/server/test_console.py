@@ -112,6 +112,19 @@ def test_an_answer_is_shown_as_it_streams(page: Any, picture: Path) -> None:
     assert "60 61" not in early
 
 
+def test_who_asks_before_the_page_has_its_link_is_answered_too(page: Any, picture: Path) -> None:
+    held: list[Any] = []
+    page.route("**/v1/info", lambda route: route.continue_() if held else held.append(route))
+    page.reload()
+    page.get_by_label("Picture to ask about").set_input_files(picture)
+    page.get_by_role("textbox", name="Question").fill("what is the mean colour?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#log article p")).to_contain_text("front: ")
+    expect(page.locator("#status")).to_have_text("Connecting…")
+    held[0].continue_()
+    expect(page.locator("#status")).to_have_text("No robot")
+
+
 def test_what_is_refused_is_said_in_the_log(page: Any, tmp_path: Path) -> None:
     page.get_by_role("textbox", name="Question").fill("what is it?")
     page.keyboard.press("Enter")

@@ -45,19 +45,18 @@ export function askBox(cameras) {
       for await (const said of events(response)) entry.add(said.token ?? said.choices?.[0]?.delta?.content ?? "");
       entry.end();
     } catch (error) {
-      entry.refuse(error instanceof TypeError ? "The server is not there." : error.message);
+      entry.refuse(error.message);
     }
   }
 
   const aboutLive = (camera, question, uri) =>
     ask("v1/ask", { images: { [camera]: uri.slice(uri.indexOf(",") + 1) }, question, stream: true });
 
-  const aboutUpload = (question, url) =>
-    ask("v1/chat/completions", {
-      model: policy.model,
-      stream: true,
-      messages: [{ role: "user", content: [{ type: "image_url", image_url: { url } }, { type: "text", text: question }] }],
-    });
+  async function aboutUpload(question, url) {
+    policy ??= await (await ask("v1/info")).json(); // whoever asks at once is quicker than the socket
+    const content = [{ type: "image_url", image_url: { url } }, { type: "text", text: question }];
+    return ask("v1/chat/completions", { model: policy.model, stream: true, messages: [{ role: "user", content }] });
+  }
 
   $("ask").onsubmit = submit;
   $("upload").onchange = () => {

@@ -11,14 +11,20 @@ export class Refused extends Error {
   }
 }
 
+/** What a broken connection is to whoever asked: the browser's own TypeError could be any fault. */
+const absent = () => {
+  throw new Refused(0, "The server is not there.");
+};
+
 const address = (path) => new URL(path, document.baseURI);
 
-/** Ask the server. Throws Refused, in its own words, and TypeError when it is not there. */
+/** Ask the server. Throws Refused: in the server's words, or because it is not there. */
 export async function ask(path, body) {
   const key = sessionStorage.getItem(KEY);
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body) headers["content-type"] = "application/json";
-  const response = await fetch(address(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  const asked = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) };
+  const response = await fetch(address(path), asked).catch(absent);
   if (!response.ok) {
     const said = await response.json().catch(() => ({}));
     throw new Refused(response.status, said.detail ?? said.error?.message ?? `${response.status} ${response.statusText}`);
@@ -31,7 +37,7 @@ export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(absent);
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
