@@ -158,6 +158,7 @@ if __name__ == "__main__":
     parser.add_argument("--gate", type=Path)
     parser.add_argument("--gain", type=Path, help="file that is read again at every reload")
     parser.add_argument("--queue", type=int, default=64)
+    parser.add_argument("--deadline-s", type=float, default=30.0)
     parser.add_argument("--grace-s", type=int, default=5)
     parser.add_argument("--keys", type=Path)
     arguments = parser.parse_args()
@@ -166,7 +167,7 @@ if __name__ == "__main__":
     run(
         LinearPolicy(arguments.gate) if arguments.gate else load(arguments.gain),
         port=arguments.port,
-        settings=Settings(keys=keys, capacity=Capacity(acts=arguments.queue)),
+        settings=Settings(keys=keys, capacity=Capacity(acts=arguments.queue), deadline_s=arguments.deadline_s),
         load=lambda: load(arguments.gain),
         grace_s=arguments.grace_s,
     )

@@ -107,6 +107,8 @@ class RemotePolicy:
                         yield event["token"]
                     if "answer" in event:
                         return
+                    if "detail" in event:
+                        raise ConnectionError(f"{self.url}: {event['detail']}")
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         raise ConnectionError(f"{self.url}: the answer broke off")

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -43,7 +44,10 @@ class Access:
             return 403, f"host '{host}': without a key this server goes by localhost or an address, not by a name"
         if origin is not None and origin not in self.settings.origins and _authority(origin) != host:
             return 403, f"origin '{origin}': pages of other sites may not use this server (--cors-origin allows one)"
-        if not self._digests or _is_open(scope):
+        leads_to_console = (
+            scope["path"] == "/" and scope["type"] == "http"
+        )  # openpi's websocket there is another matter
+        if not self._digests or leads_to_console or _is_open(scope["path"]):
             return None
         if self._knows(_key(headers)):
             return None
@@ -62,6 +66,16 @@ async def refuse(
     more = {"www-authenticate": "Bearer"} if status == 401 else {}
     body = refusals.body(scope["path"], status, detail)
     await JSONResponse(body, status, headers={**more, **dict(headers)})(scope, receive, send)
+
+
+def lock(document: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI's `document`, which says now of every route that wants the key that it does."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        if not _is_open(path):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+    return document
 
 
 def _key(headers: Headers) -> str:
@@ -89,10 +103,8 @@ def _digest(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-def _is_open(scope: Scope) -> bool:
-    path = scope["path"]
-    leads_to_console = path == "/" and scope["type"] == "http"  # openpi's websocket there is another matter
-    return leads_to_console or any(path == route or path.startswith(f"{route}/") for route in OPEN)
+def _is_open(path: str) -> bool:
+    return any(path == route or path.startswith(f"{route}/") for route in OPEN)
 
 
 def _is_own(host: str) -> bool:

@@ -15,7 +15,7 @@ import aegis_policy
 from aegis_policy import ObservationError, Policy
 from aegis_policy.inference.wire import WireError
 from aegis_server import refusals
-from aegis_server.access import Access
+from aegis_server.access import Access, lock
 from aegis_server.guard import Guard
 from aegis_server.robot import Link
 from aegis_server.routes import console, native, openai, openpi, robot, stream, system
@@ -59,6 +59,8 @@ def create_app(
     if alone:
         app.include_router(robot.router(link))
         app.include_router(console.router(service, link))
+    if settings.keys:
+        app.openapi_schema = lock(app.openapi())
     app.add_middleware(Access, settings=settings)  # the last that is added is the outermost
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])

@@ -72,6 +72,10 @@ def main(url):
         list(ask(client, "break midway?", stream=True))
     except openai.APIConnectionError as error:
         found["broken off"] = type(error).__name__
+    try:
+        list(ask(client, "count", stream=True, extra_headers={"x-deadline-ms": "300"}))
+    except openai.APIError as error:
+        found["too late"] = str(error)
     print(json.dumps(found))
 
 

@@ -83,6 +83,22 @@ def test_no_other_key_does(locked: Server, headers: dict[str, str]) -> None:
     assert httpx.get(f"{locked.url}/livez").status_code == httpx.get(f"{locked.url}/readyz").status_code == 200
 
 
+def test_openapi_says_which_routes_want_the_key(locked: Server, server: Server) -> None:
+    document = httpx.get(f"{locked.url}/openapi.json", headers=bearer(KEYS[0])).json()
+    scheme = document["components"]["securitySchemes"]
+    assert scheme == {"key": {"type": "http", "scheme": "bearer"}}
+    wanted = {
+        (method, path): operation.get("security") == [{"key": []}]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert wanted["post", "/v1/act"]
+    assert not wanted["get", "/readyz"]
+    for (method, path), keyed in wanted.items():
+        assert (httpx.request(method, locked.url + path).status_code == 401) == keyed
+    assert "securitySchemes" not in httpx.get(f"{server.url}/openapi.json").json()["components"]
+
+
 def test_the_client_s_key_comes_from_its_environment(locked: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_API_KEY", KEYS[0])
     assert RemotePolicy(locked.url).info == LinearPolicy.info

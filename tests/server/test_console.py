@@ -112,6 +112,17 @@ def test_an_answer_is_shown_as_it_streams(page: Any, picture: Path) -> None:
     assert "60 61" not in early
 
 
+def test_an_answer_whose_time_is_over_says_so(page: Any, picture: Path) -> None:
+    def hurry(route: Any) -> None:
+        route.continue_(headers={**route.request.headers, "x-deadline-ms": "400"})
+
+    page.route("**/v1/chat/completions", hurry)
+    page.get_by_label("Picture to ask about").set_input_files(picture)
+    page.get_by_role("textbox", name="Question").fill("count")
+    page.keyboard.press("Enter")
+    expect(page.locator("#log article p.refused")).to_contain_text(re.compile(r"^0 1 2 .*not done within 0\.4 s"))
+
+
 def test_who_asks_before_the_page_has_its_link_is_answered_too(page: Any, picture: Path) -> None:
     held: list[Any] = []
     page.route("**/v1/info", lambda route: route.continue_() if held else held.append(route))
@@ -204,8 +215,8 @@ def test_the_space_bar_stops_unless_something_is_typed_or_pressed_with_it(page: 
 def test_a_robot_that_hangs_is_not_shown_as_if_it_ran(page: Any, server: Server) -> None:
     with connect(address(server.url, "/v1/robot"), proxy=None) as hung:
         hung.send(pack(DESCRIPTION))
-        hung.send(pack({**REPORT, "running": True, "instruction": "go"}))
-        expect(page.locator("#status")).to_contain_text("Running")
+        running = pack({**REPORT, "running": True, "instruction": "go"})
+        wait(lambda: hung.send(running) or "Running" in page.locator("#status").inner_text())
         expect(page.locator("#status")).to_contain_text("Nothing heard from a small robot")
 
 

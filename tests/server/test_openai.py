@@ -72,6 +72,7 @@ def test_the_client_knows_an_unknown_model_and_a_failure_by_their_kinds(found: d
     assert (kind, status, category) == ("InternalServerError", 500, "server_error")
     assert "the server's log has it" in words
     assert found["broken off"] == "APIConnectionError"  # and not an answer that ends early
+    assert found["too late"].startswith("not done within 0.3 s")
 
 
 def test_the_client_s_key_opens_the_server_and_no_other_does(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def test_what_is_not_done_in_its_time_is_dropped(client: httpx.Client) -> None:
         response = act(client, {"x-deadline-ms": wrong})
         assert response.status_code == 422
         assert "x-deadline-ms" in response.json()["detail"]
+
+
+def test_an_answer_whose_time_is_over_says_so_where_it_stops(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", *LINEAR, "--deadline-s", "0.5") as server:
+        server.wait()
+        said = RemotePolicy(server.url).ask(SEEN.images, "count")
+        assert "".join(islice(said, 5)).split() == ["0", "1", "2", "3", "4"]
+        with pytest.raises(ConnectionError, match=r"not done within 0\.5 s"):
+            list(said)
+        with open_client(server) as client:
+            assert metrics(client)['aegis_refusals_total{reason="deadline"}'] == 1
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_an_act_whose_client_has_gone_is_not_computed(gated: Gated) -> None:

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from aegis_policy import ObservationError
 from aegis_policy.inference.wire import CONTENT_TYPE
+from aegis_server import refusals
+from aegis_server.service import RefusedError
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's, for the log: nobody is left to read it
@@ -92,6 +94,7 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
+        request: Request,
         first: str,
         pieces: AsyncGenerator[str, None],
         event: Callable[[str], str],
@@ -102,9 +105,10 @@ class EventStream(StreamingResponse):
         """Send `first`, then `pieces`; `pieces` is closed with the response, also when the client goes away.
 
         Args:
+            request: what is answered. What is refused of it later, the last event says in its protocol's words.
             after: the last event or events, of the whole answer.
         """
-        events = self._events(first, pieces, event, before, after)
+        events = self._events(request.url.path, first, pieces, event, before, after)
         super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self.pieces = pieces
 
@@ -114,6 +118,7 @@ class EventStream(StreamingResponse):
 
     @staticmethod
     async def _events(
+        path: str,
         first: str,
         pieces: AsyncGenerator[str, None],
         event: Callable[[str], str],
@@ -122,9 +127,13 @@ class EventStream(StreamingResponse):
     ) -> AsyncIterator[str]:
         answer = [first]
         yield before + event(first)
-        async for piece in pieces:
-            answer.append(piece)
-            yield event(piece)
+        try:
+            async for piece in pieces:
+                answer.append(piece)
+                yield event(piece)
+        except RefusedError as late:
+            yield data(refusals.body(path, late.status, str(late)))
+            return
         yield after("".join(answer))
 
 

@@ -42,7 +42,8 @@ from aegis_server.service import Service
 
 BINARY = "The same map as in JSON; images as arrays, uint8 [H, W, 3], or as files; arrays as openpi packs them"
 STREAM: dict[str, Any] = {
-    "description": 'The answer; with `stream`, events `{"token": ...}` and last `{"answer": ...}`',
+    "description": 'The answer; with `stream`, events `{"token": ...}` and last `{"answer": ...}`, '
+    'or `{"detail": ...}` if its time is over first',
     "content": {"text/event-stream": {"example": 'data: {"token": "red"}\n\ndata: {"answer": "red"}\n\n'}},
 }
 PACKED: dict[str, Any] = {"content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
@@ -91,9 +92,8 @@ def router(service: Service) -> APIRouter:
         # What the policy refuses, it refuses by its first token: before a 200 has gone out.
         first = await unless_gone(request, anext(pieces, ""))
         if said.stream:
-            return EventStream(
-                first, pieces, lambda piece: data({"token": piece}), after=lambda answer: data({"answer": answer})
-            )
+            piece, end = (lambda piece: data({"token": piece})), (lambda answer: data({"answer": answer}))
+            return EventStream(request, first, pieces, piece, after=end)
         return AskResponse(answer=await whole(request, first, pieces))
 
     return routes

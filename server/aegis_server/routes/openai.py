@@ -68,7 +68,7 @@ def router(service: Service) -> APIRouter:
         pieces = answer.limited(service.answer(images, question, deadline_s(request)))
         first = await unless_gone(request, anext(pieces, ""))
         if asked.stream:
-            return EventStream(first, pieces, answer.chunk, before=answer.role(), after=answer.end)
+            return EventStream(request, first, pieces, answer.chunk, before=answer.role(), after=answer.end)
         return JSONResponse(answer.whole(await whole(request, first, pieces)))
 
     @routes.get("/v1/models")

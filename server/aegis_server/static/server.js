@@ -32,7 +32,7 @@ export async function ask(path, body) {
   return response;
 }
 
-/** The values of a response's server-sent events, one after another. */
+/** The values of a response's server-sent events, one after another. Throws Refused when the server breaks off. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -42,7 +42,10 @@ export async function* events(response) {
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
-      if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+      const said = JSON.parse(line.slice(6));
+      if (said.detail ?? said.error) throw new Refused(response.status, said.detail ?? said.error.message);
+      yield said;
     }
   }
 }
