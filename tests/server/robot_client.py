@@ -63,6 +63,7 @@ class SmallRobot:
         self.running, self.instruction, self.stopped = running, "", stopped
         self.told: list[dict[str, Any]] = []
         self.beats: list[float] = []
+        self.dark: set[str] = set()  # cameras that give no more pictures
         self._ticks = 0
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._live)
@@ -127,7 +128,9 @@ class SmallRobot:
         shade = 40 + 10 * (self._ticks % 20)
         return {
             **REPORT,
-            "frames": {c.name: png(c.height, c.width, (shade, 90, 90)) for c in INFO.cameras},
+            "frames": {
+                c.name: png(c.height, c.width, (shade, 90, 90)) for c in INFO.cameras if c.name not in self.dark
+            },
             "state": np.full(len(INFO.state), 0.01 * self._ticks, np.float32),
             "running": self.running,
             "instruction": self.instruction,

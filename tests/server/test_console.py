@@ -149,6 +149,18 @@ def test_it_asks_about_the_live_picture_that_is_shown(page: Any, robot: SmallRob
     expect(page.get_by_role("log")).to_contain_text("wrist: 73.33")  # the mean of (40, 90, 90)
 
 
+def test_a_camera_from_which_nothing_comes_is_not_asked_about(page: Any, robot: SmallRobot) -> None:
+    page.get_by_label("wrist camera").check()
+    robot.dark.add("wrist")
+    captions = page.locator("#cameras figcaption")
+    expect(captions).to_have_text(["front · policy", "wrist · policy · no picture comes"])
+    page.get_by_role("textbox", name="Question").fill("what is the mean colour?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("log")).to_contain_text("No picture comes from the camera wrist.")
+    robot.dark.clear()
+    expect(captions).to_have_text(["front · policy", "wrist · policy"])
+
+
 def test_an_instruction_starts_the_robot_and_the_plots_follow_its_chunk(page: Any, robot: SmallRobot) -> None:
     page.get_by_role("textbox", name="Instruction").fill("pick up the green ball")
     page.keyboard.press("Enter")

@@ -39,7 +39,7 @@ export function askBox(cameras) {
     const picture = source === UPLOAD ? await read($("upload").files[0]) : cameras.shown(source);
     const entry = logged(question, picture);
     try {
-      if (!picture) throw new Error(source === UPLOAD ? "Choose a picture first." : `The camera ${source} shows nothing yet.`);
+      if (!picture) throw new Error(source === UPLOAD ? "Choose a picture first." : `No picture comes from the camera ${source}.`);
       if (source === UPLOAD && $("upload").files[0].size > MAX_FILE) throw new Error("The picture is larger than 11 MB.");
       const response = source === UPLOAD ? await aboutUpload(question, picture) : await aboutLive(source, question, picture);
       for await (const said of events(response)) entry.add(said.token ?? said.choices?.[0]?.delta?.content ?? "");

@@ -1,9 +1,10 @@
-// Pictures of the robot's cameras, the largest first.
+// Pictures of the robot's cameras, the largest first. One that is no longer live says so.
 
-import { $, make } from "./page.js";
+import { $, SILENCE_MS, make, say } from "./page.js";
 
 export function cameras() {
   const pictures = new Map();
+  const live = ({ seen }) => performance.now() - seen < SILENCE_MS;
   return {
     /** Make room for a robot's cameras; null for no robot. */
     robot: (robot, policy) => {
@@ -13,20 +14,32 @@ export function cameras() {
       const figures = sorted.map(({ name, width, height }) => {
         const picture = make("img", { alt: `Live picture of the camera ${name}`, width, height });
         picture.style.setProperty("--ratio", `${width} / ${height}`);
-        pictures.set(name, picture);
-        const caption = seen.has(name) ? `${name} · policy` : name;
-        return make("figure", {}, picture, make("figcaption", { textContent: caption }));
+        const figure = make("figure", {}, picture, make("figcaption"));
+        pictures.set(name, { picture, figure, title: seen.has(name) ? `${name} · policy` : name, seen: performance.now() });
+        return figure;
       });
       $("cameras").replaceChildren(...figures);
       $("cameras").classList.toggle("three", figures.length === 3);
     },
     frames: (frames) => {
       for (const [name, uri] of Object.entries(frames)) {
-        const picture = pictures.get(name);
-        if (picture && picture.src !== uri) picture.src = uri;
+        const camera = pictures.get(name);
+        if (!camera) continue;
+        camera.seen = performance.now();
+        if (camera.picture.src !== uri) camera.picture.src = uri;
       }
     },
-    /** The data URI of what a camera shows now. */
-    shown: (name) => pictures.get(name)?.getAttribute("src") ?? null,
+    /** Say of each whether it is live. */
+    look: () => {
+      for (const camera of pictures.values()) {
+        camera.figure.classList.toggle("old", !live(camera));
+        say(camera.figure.lastChild, live(camera) ? camera.title : `${camera.title} · no picture comes`);
+      }
+    },
+    /** The data URI of what a camera shows now, or null. */
+    shown: (name) => {
+      const camera = pictures.get(name);
+      return camera && live(camera) ? camera.picture.getAttribute("src") : null;
+    },
   };
 }

@@ -4,12 +4,11 @@ import { askBox } from "./ask.js";
 import { cameras } from "./cameras.js";
 import { chunkPlots } from "./chunk.js";
 import { gauges } from "./gauges.js";
-import { $, chips, say } from "./page.js";
+import { $, SILENCE_MS, chips, say } from "./page.js";
 import { connect } from "./server.js";
 import { stopButton } from "./stop.js";
 
 const SUGGESTIONS = 6;
-const SILENCE_MS = 2000; // a robot reports about ten times a second
 
 let policy = null;
 let robot = null;
@@ -71,6 +70,7 @@ function message(said) {
 
 function show() {
   $("expecting").hidden = robot !== null || !expecting;
+  pictures.look();
   $("no-robot").hidden = robot !== null || expecting || !linked;
   const why = stopped ?? (report?.stopped ? `by the robot, ${report.stopped}` : null);
   stop.latched(why);

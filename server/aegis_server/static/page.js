@@ -1,5 +1,8 @@
 // Small helpers for building the page.
 
+/** After so long without a report nothing is live any more; a robot reports about ten times a second. */
+export const SILENCE_MS = 2000;
+
 export const $ = (id) => document.getElementById(id);
 
 /** An element: make("p", { className: "fine" }, "text", child). */
