@@ -20,9 +20,9 @@ import numpy as np
 
 from aegis_policy import ActionChunk, ObservationError
 from aegis_policy.inference.remote import RemotePolicy
+from aegis_policy.inference.robot_link import LOST, ServerLink
 from aegis_sim.driving import action_seed, check_fit, for_policy
 from aegis_sim.live_scene import LiveScene
-from aegis_sim.server_link import LOST, ServerLink
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ pytest.importorskip("robosuite")
 pytestmark = pytest.mark.sim
 
 from aegis_policy.inference.remote import RemotePolicy  # noqa: E402
+from aegis_policy.inference.robot_link import ServerLink  # noqa: E402
 from aegis_sim.live import LiveRobot  # noqa: E402
 from aegis_sim.live_scene import LiveScene  # noqa: E402
-from aegis_sim.server_link import ServerLink  # noqa: E402
 
 WANDERING = (sys.executable, "-m", "tests.sim.serve_wandering")
 AEGIS = (sys.executable, "-c", "from aegis_policy.cli import main; main()")
