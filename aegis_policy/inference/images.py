@@ -30,11 +30,16 @@ MAX_PIXELS = 25_000_000
 """Of a user's own picture: what most cameras give; decoded, a tenth of a gigabyte."""
 
 
-def encode_image(image: np.ndarray) -> str:
-    """Base64 of a PNG of uint8 [H, W, 3]: lossless, so what is decoded is what was seen."""
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG file of uint8 [H, W, 3]: lossless, so what is decoded is what was seen."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=1)  # a robot waits for this: fast before small
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def encode_image(image: np.ndarray) -> str:
+    """Base64 of `encode_png`."""
+    return base64.b64encode(encode_png(image)).decode("ascii")
 
 
 def decode_image(camera: Camera, encoded: str) -> np.ndarray:

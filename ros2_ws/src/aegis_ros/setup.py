@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            "console_node = aegis_ros.console_node:main",
             "operate = aegis_ros.operate:main",
             "policy_node = aegis_ros.policy_node:main",
             "sim_robot_node = aegis_ros.sim_robot_node:main",

@@ -62,6 +62,23 @@ class Progress:
     latency: float = 0.0
 
 
+@dataclass(frozen=True)
+class Followed:
+    """The chunk that the arm follows.
+
+    Attributes:
+        number: counts them, from 1.
+        chunk: as the arm is to go.
+        start: when its first action is due, s.
+        most: how many of its actions are carried out where no other chunk comes.
+    """
+
+    number: int
+    chunk: ActionChunk
+    start: float
+    most: int
+
+
 class Job:
     """An instruction to carry out for `limit` seconds; `ended` is told once, from whatever thread."""
 
@@ -115,6 +132,8 @@ class Driver:
         self._latency, self._steps = 0.0, 0
         self._last, self._silent = 0.0, False
         self._trouble = ""
+        self._followed: Followed | None = None
+        self._accepted = 0  # chunks
         self._lock = RLock()
 
     # -- from any thread -----------------------------------------------------------------------------------------
@@ -140,6 +159,12 @@ class Driver:
         """What is being carried out; "" if nothing."""
         with self._lock:
             return self._job.instruction if self._job else ""
+
+    @property
+    def followed(self) -> Followed | None:
+        """The newest chunk of the instruction that is being carried out; None before its first."""
+        with self._lock:
+            return self._followed if self._job else None
 
     def progress(self, now: float) -> Progress:
         """Of the instruction that is being carried out, or was last."""
@@ -268,6 +293,7 @@ class Driver:
         self._job, job.began = job, now
         self._moved, self._silent, self._trouble = False, False, ""
         self._first_stamp, self._latency, self._steps, self._rejection = None, 0.0, 0, None
+        self._followed = None
 
     def _blame(self, fault: str) -> tuple[Reason, str]:
         """What the controller's fault is called."""
@@ -291,6 +317,12 @@ class Driver:
     def _count(self, now: float) -> None:
         if self._controller.state is State.RUNNING and self._first_stamp is not None:
             self._steps = int((now - self._first_stamp) * self._policy.info.control_hz)
+
+    def _follow(self, chunk: ActionChunk) -> None:
+        """Remember what has just been accepted, to be shown."""
+        if (plan := self._controller.plan) is not None:
+            self._accepted += 1
+            self._followed = Followed(self._accepted, chunk, plan.start, len(plan.places) - 1)
 
     def _queue(self, now: float) -> int:
         plan = self._controller.plan
@@ -332,6 +364,7 @@ class Driver:
                 self.end(job, Reason.POLICY_ERROR, str(self._rejection))
             elif self._rejection is None:
                 self._latency = now - view.stamp
+                self._follow(chunk)
                 if self._first_stamp is None:
                     self._first_stamp = now
         return True

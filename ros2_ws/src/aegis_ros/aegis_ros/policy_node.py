@@ -21,7 +21,7 @@ from typing import Any
 import rclpy
 from aegis_interfaces.action import Ask as AskAction
 from aegis_interfaces.action import RunInstruction
-from aegis_interfaces.msg import PolicyStatus
+from aegis_interfaces.msg import ActionChunk, PolicyStatus
 from aegis_interfaces.srv import Ask
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -36,10 +36,11 @@ from rclpy.task import Future
 from std_msgs.msg import Float64MultiArray
 
 from aegis_policy.control import State
+from aegis_ros import chunks
 from aegis_ros.answers import answer
 from aegis_ros.conversions import to_duration, to_seconds, to_stamp
 from aegis_ros.diagnostics import Diagnostics
-from aegis_ros.driver import Driver, Ending, Job, Reason
+from aegis_ros.driver import Driver, Ending, Followed, Job, Reason
 from aegis_ros.loop import Loop, Pace
 from aegis_ros.parameters import declare, read
 from aegis_ros.parts import Parts, assemble
@@ -68,6 +69,8 @@ class PolicyNode(LifecycleNode):
         self._answering = ThreadPoolExecutor(1, "answers")
         self._told: tuple[Any, ...] = ()
         self._told_at = 0.0
+        self._shown: Followed | None = None
+        self._chunks = self.create_publisher(ActionChunk, "~/chunk", RELIABLE)
         self._status = self.create_publisher(PolicyStatus, "~/status", LATCHED)
         waiting = ReentrantCallbackGroup()  # these await what happens on other threads
         self.create_service(Ask, "~/ask", self._on_ask, callback_group=waiting)
@@ -326,6 +329,14 @@ class PolicyNode(LifecycleNode):
         if told != self._told or time.monotonic() - self._told_at >= 1.0:
             self._told, self._told_at = told, time.monotonic()
             self._status.publish(message)
+        self._show_chunk()
+
+    def _show_chunk(self) -> None:
+        """Once, the newest that the arm follows: seen from here, so that showing it never holds up who acts."""
+        followed = self._parts.driver.followed if self._parts is not None else None
+        if self._parts is not None and followed is not None and followed is not self._shown:
+            self._chunks.publish(chunks.to_message(followed, self._parts.policy.info))
+        self._shown = followed
 
     def _diagnose(self) -> None:
         self._diagnosed.publish(self._diagnostics.message(self._message(), self._parts, self._pace))
