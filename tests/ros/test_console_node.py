@@ -175,38 +175,44 @@ def test_a_robot_without_scenes_says_so(console: Console) -> None:
     until(console, reported("note", "this robot has no scenes to set up anew"))
 
 
-def test_what_was_started_from_the_console_ends_with_its_node(bench: Bench, attached: Process) -> None:
-    with closing(PolicyServer()) as desk, watching(desk.url) as console:
-        with Process("-p", f"server:={desk.url}", command=(NODE,)):
-            until(console, lambda seen: seen["robot"] and seen["report"])
-            move(bench, console)
-        bench.operator.wait_for_state(PolicyStatus.IDLE)
-        rests(bench)
-        until(console, lambda seen: seen["robot"] is None)
+@pytest.fixture(scope="module")
+def desk() -> Iterator[PolicyServer]:
+    """The console's server where it is another than the policy's, which goes on: it is the console node that cancels."""
+    with closing(PolicyServer()) as desk:
+        yield desk
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_without_a_word_from_the_console_s_server_the_arm_comes_to_rest(
-    bench: Bench, attached: Process, fault: signal.Signals
+@pytest.mark.parametrize("fault", ["the node is terminated", "the server hangs", "the server is killed"])
+def test_what_was_started_from_the_console_does_not_outlast_it(
+    bench: Bench, attached: Process, desk: PolicyServer, fault: str
 ) -> None:
-    """The policy node's own policy is behind another server and goes on: it is the console node that cancels."""
-    with closing(PolicyServer()) as desk, Process("-p", f"server:={desk.url}", command=(NODE,)):
+    if not desk.process.is_alive():
+        desk.start()
+    with Process("-p", f"server:={desk.url}", command=(NODE,)) as node:
         with watching(desk.url) as console:
             until(console, lambda seen: seen["robot"] and seen["report"])
             move(bench, console)
-        os.kill(desk.process.pid, fault)
-        status = bench.operator.wait_for_state(PolicyStatus.IDLE)
-        assert status.message == ""
-        rests(bench)
+        if fault == "the node is terminated":
+            node.process.terminate()
+        else:
+            os.kill(desk.process.pid, signal.SIGSTOP if "hangs" in fault else signal.SIGKILL)
+        try:
+            assert bench.operator.wait_for_state(PolicyStatus.IDLE).message == ""
+            rests(bench)
+        finally:
+            if "hangs" in fault:
+                os.kill(desk.process.pid, signal.SIGCONT)
 
 
-def test_where_the_one_server_dies_the_arm_comes_to_rest(bench: Bench, console: Console) -> None:
-    move(bench, console)
+def test_where_the_one_server_dies_the_arm_comes_to_rest_and_stays(bench: Bench, attached: Process) -> None:
+    with watching(bench.server.url) as console:
+        until(console, lambda seen: seen["robot"] and seen["report"])
+        move(bench, console)
     bench.server.close()
     rests(bench)
     assert bench.operator.last_report().state in (PolicyStatus.IDLE, PolicyStatus.HOLDING)
     bench.server.start()
-    with watching(bench.server.url) as again:
-        until(again, lambda seen: seen["robot"] and seen["report"])
-        until(again, reported("running", False))
+    with watching(bench.server.url) as console:
+        until(console, lambda seen: seen["robot"] and seen["report"])
+        until(console, reported("running", False))
         rests(bench)

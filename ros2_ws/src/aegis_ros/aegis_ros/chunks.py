@@ -17,6 +17,7 @@ def to_message(followed: Followed, info: PolicyInfo) -> ActionChunk:
     return ActionChunk(
         stamp=to_stamp(round(followed.chunk.stamp * 1e9)),
         start=to_stamp(round(followed.start * 1e9)),
+        latency=followed.latency,
         number=followed.number,
         control_hz=float(info.control_hz),
         names=[feature.name for feature in info.actions],

@@ -96,7 +96,7 @@ class View:
             "instruction": self.status.instruction[:WORDS] if running else "",
             "stopped": stopped and stopped[:WORDS],
             "chunk": self._chunk(robots_now) if running else None,
-            "latency_ms": 1000 * self.status.latency if self.status.latency > 0 else None,
+            "latency_ms": 1000 * max(self.chunk.latency, 0.0) if self.chunk else None,
             "success": None,
             "note": "; ".join([*wrong, note] if note else wrong)[:WORDS],
         }

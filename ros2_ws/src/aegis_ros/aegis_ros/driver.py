@@ -70,12 +70,14 @@ class Followed:
         number: counts them, from 1.
         chunk: as the arm is to go.
         start: when its first action is due, s.
+        latency: s, from its observation until it was there.
         most: how many of its actions are carried out where no other chunk comes.
     """
 
     number: int
     chunk: ActionChunk
     start: float
+    latency: float
     most: int
 
 
@@ -322,7 +324,7 @@ class Driver:
         """Remember what has just been accepted, to be shown."""
         if (plan := self._controller.plan) is not None:
             self._accepted += 1
-            self._followed = Followed(self._accepted, chunk, plan.start, len(plan.places) - 1)
+            self._followed = Followed(self._accepted, chunk, plan.start, self._latency, len(plan.places) - 1)
 
     def _queue(self, now: float) -> int:
         plan = self._controller.plan

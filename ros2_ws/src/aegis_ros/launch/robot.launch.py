@@ -2,6 +2,7 @@
 
     ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml
     ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml policy:=http://10.0.0.7:8000   # on another machine
+    ros2 launch aegis_ros robot.launch.py params_file:=/my/arm.yaml console:=http://10.0.0.7:8000  # and in its console
 
 It stays unconfigured, and nothing moves, unless `autostart:=true`: see docs/real_arm.md.
 """
@@ -12,7 +13,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
@@ -30,7 +31,13 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "autostart", default_value="false", description="configure and activate the node at once"
             ),
+            DeclareLaunchArgument(
+                "console",
+                default_value="",
+                description="http:// address of the server in whose console the robot is to be",
+            ),
             OpaqueFunction(function=policy_node),
+            OpaqueFunction(function=console_node),
         ]
     )
 
@@ -64,3 +71,11 @@ def policy_node(context: LaunchContext) -> list:
         entities=[change(Transition.TRANSITION_ACTIVATE)],
     )
     return [node, RegisterEventHandler(configured), change(Transition.TRANSITION_CONFIGURE)]
+
+
+def console_node(context: LaunchContext) -> list:
+    """The node that attaches the robot to a console, where asked for."""
+    server = LaunchConfiguration("console").perform(context)
+    if not server:
+        return []
+    return [Node(package="aegis_ros", executable="console_node", output="screen", parameters=[{"server": server}])]

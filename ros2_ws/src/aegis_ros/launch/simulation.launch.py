@@ -1,7 +1,7 @@
 """A simulated Panda and the policy that drives it, ready for instructions.
 
 ros2 launch aegis_ros simulation.launch.py task:=place-on seed:=3
-ros2 launch aegis_ros simulation.launch.py policy:=http://127.0.0.1:8000
+ros2 launch aegis_ros simulation.launch.py policy:=http://127.0.0.1:8000 console:=http://127.0.0.1:8000
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             "params_file": PathJoinSubstitution([share, "config", "panda.yaml"]),
             "policy": LaunchConfiguration("policy"),
+            "console": LaunchConfiguration("console"),
             "use_sim_time": "true",
             "autostart": "true",
         }.items(),
     )
     arguments = [DeclareLaunchArgument(name, default_value=str(default)) for name, default in SIMULATION.items()]
-    return LaunchDescription([*arguments, DeclareLaunchArgument("policy", default_value=""), simulation, policy])
+    arguments += [DeclareLaunchArgument(name, default_value="") for name in ("policy", "console")]
+    return LaunchDescription([*arguments, simulation, policy])
