@@ -177,7 +177,7 @@ def test_a_robot_without_scenes_says_so(console: Console) -> None:
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[PolicyServer]:
-    """The console's server where it is another than the policy's, which goes on: it is the console node that cancels."""
+    """The console's server where it is not the policy's, which goes on: it is the console node that cancels."""
     with closing(PolicyServer()) as desk:
         yield desk
 
