@@ -33,12 +33,15 @@ from tests.server.robot_client import Console, reported, watching
 pytestmark = pytest.mark.sim
 
 NODE = str(Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/console_node"))
-SECONDS = 30.0  # that a busy machine is given
+SECONDS = 60.0  # that a busy machine is given
+PATIENT = ("timeouts.tick:=0.5", "timeouts.images:=2.0", "timeouts.joints:=2.0", "timeouts.chunk:=3.0")
+"""How fast the policy node notices what fails is not what is seen here: a busy machine shall not fail it."""
+TRIALS = 5
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    with closing(Bench(False)) as bench:
+    with closing(Bench(False, *PATIENT)) as bench:
         yield bench
 
 
@@ -66,20 +69,25 @@ def until(console: Console, true: Any) -> dict[str, Any]:
 
 
 def move(bench: Bench, console: Console) -> None:
-    """Start it, and see that it moves; on a busy machine the policy node may have to be told again."""
-    for _ in range(5):
-        console.send(start=LEFT if bench.operator.arm()[0] < 0 else RIGHT)
+    """Start it, and see that it moves; on a busy machine it may have been halted meanwhile, and is told again."""
+    operator = bench.operator
+    for _ in range(TRIALS):
+        console.send(start=LEFT if operator.arm()[0] < 0 else RIGHT)
         sent = time.time()
-        bench.operator.wait_for(lambda since=sent: bench.speed() > FULL or broken(bench, since), "the arm to move")
-        if bench.speed() > FULL:
+        operator.wait_for(lambda since=sent: moves(bench) or ended(bench, since), "the arm to move")
+        if moves(bench):
             break
     until(console, reported("running", True))
 
 
-def broken(bench: Bench, sent: float) -> bool:
-    """Whether what was sent then has been broken off."""
+def moves(bench: Bench) -> bool:
+    return bench.speed() > FULL and bench.operator.last_report().state == PolicyStatus.RUNNING
+
+
+def ended(bench: Bench, sent: float) -> bool:
+    """Whether what was sent then has been broken off, as far as one can tell."""
     status = bench.operator.last_report()
-    return status.state == PolicyStatus.HOLDING and to_seconds(status.stamp) > sent + 0.5
+    return status.state in (PolicyStatus.IDLE, PolicyStatus.HOLDING) and to_seconds(status.stamp) > sent + 2.0
 
 
 def rests(bench: Bench) -> None:
@@ -186,8 +194,16 @@ def desk() -> Iterator[PolicyServer]:
 def test_what_was_started_from_the_console_does_not_outlast_it(
     bench: Bench, attached: Process, desk: PolicyServer, fault: str
 ) -> None:
-    if not desk.process.is_alive():
-        desk.start()
+    tried = []
+    while not tried or tried[-1] != (PolicyStatus.IDLE, ""):  # else the policy node itself broke it off, being late
+        assert len(tried) < TRIALS, tried
+        if not desk.process.is_alive():
+            desk.start()
+        tried.append(struck(bench, desk, fault))
+
+
+def struck(bench: Bench, desk: PolicyServer, fault: str) -> tuple[int, str]:
+    """How the policy node stands after it struck what moved, and the arm has come to rest."""
     with Process("-p", f"server:={desk.url}", command=(NODE,)) as node:
         with watching(desk.url) as console:
             until(console, lambda seen: seen["robot"] and seen["report"])
@@ -197,11 +213,13 @@ def test_what_was_started_from_the_console_does_not_outlast_it(
         else:
             os.kill(desk.process.pid, signal.SIGSTOP if "hangs" in fault else signal.SIGKILL)
         try:
-            assert bench.operator.wait_for_state(PolicyStatus.IDLE).message == ""
+            still = (PolicyStatus.IDLE, PolicyStatus.HOLDING)
+            bench.operator.wait_for(lambda: bench.operator.last_report().state in still, "the instruction's end")
             rests(bench)
         finally:
             if "hangs" in fault:
                 os.kill(desk.process.pid, signal.SIGCONT)
+    return bench.operator.last_report().state, bench.operator.last_report().message
 
 
 def test_where_the_one_server_dies_the_arm_comes_to_rest_and_stays(bench: Bench, attached: Process) -> None:
