@@ -294,9 +294,8 @@ class ConsoleNode(Node):
 
 def main() -> None:
     """Run until told to end, by Ctrl-C or SIGTERM; what was started from the console ends first."""
-    rclpy.init(
-        signal_handler_options=SignalHandlerOptions.NO
-    )  # ROS's would end the clients before the goal is canceled
+    # ROS's own signal handlers would end the clients before the goal is canceled.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = ConsoleNode()
     try:
