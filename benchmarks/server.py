@@ -1,6 +1,7 @@
 """What the server adds to its policy, and what it stands: `python benchmarks/server.py [--minutes 15] [--only PART]`.
 
-    overhead    round trip less what the policy computed: one client, two images of 224 x 224, a cheap policy
+    overhead    round trip less what the policy computed: one client, two images of 224 x 224, a cheap policy; beside it
+                the same request to uvicorn with nothing behind it
     batching    chunks a second for 8 clients, with several in a pass of the model and one at a time, in turn
     asking      an act's latency while answers are given without a pause, beside the same without any, in turn
     soak        8 to 64 clients that act and ask; errors, latency, memory
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
@@ -29,6 +30,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import uvicorn
 from provenance import ROOT, provenance
 from server_plot import draw
 from tqdm import tqdm
@@ -41,7 +43,7 @@ from aegis_policy.inference.load import load_policy
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
 from aegis_server.engine import Capacity
-from aegis_server.process import run
+from aegis_server.process import listen, run
 from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
 from aegis_server.settings import Settings
 from tests.linear_policy import LinearPolicy
@@ -77,8 +79,9 @@ def main() -> None:
 
 def overhead(minutes: float) -> dict[str, Any]:
     """Milliseconds of a round trip beyond what the policy computed, by client."""
-    with served(Large) as url:
-        took = {"http": list(by_http(url)), "openpi": list(by_openpi(url)), "RemotePolicy": list(by_remote(url))}
+    with served(Large) as url, serving(_serve_nothing) as nothing:
+        took = {"nothing behind it": list(by_http(nothing)), "http": list(by_http(url))}
+        took |= {"openpi": list(by_openpi(url)), "RemotePolicy": list(by_remote(url))}
     percentiles = {
         name: {f"p{q}": round(float(np.percentile(ms, q)), 3) for q in (50, 99)} for name, ms in took.items()
     }
@@ -278,13 +281,18 @@ def shipped() -> Policy:
     return load_policy()
 
 
-@contextmanager
-def served(make: Callable[[], Policy], batch: int = 16) -> Iterator[str]:
+def served(make: Callable[[], Policy], batch: int = 16) -> AbstractContextManager[str]:
     """A server of that policy in a process of its own; gives its address."""
+    return serving(_serve, make, batch)
+
+
+@contextmanager
+def serving(serve: Callable[..., None], *arguments: Any) -> Iterator[str]:
+    """`serve`, told a port and `arguments`, in a process of its own; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = get_context("spawn").Process(target=_serve, args=(make, port, batch), daemon=True)
+    process = get_context("spawn").Process(target=serve, args=(port, *arguments), daemon=True)
     process.start()
     url = f"http://127.0.0.1:{port}"
     try:
@@ -298,8 +306,23 @@ def served(make: Callable[[], Policy], batch: int = 16) -> Iterator[str]:
         process.join()
 
 
-def _serve(make: Callable[[], Policy], port: int, batch: int) -> None:
+def _serve(port: int, make: Callable[[], Policy], batch: int) -> None:
     run(make(), port=port, settings=Settings(capacity=Capacity(batch=batch, acts=256)))
+
+
+def _serve_nothing(port: int) -> None:
+    """The server's server with no framework and no policy: reads a request, and answers with an empty chunk."""
+    chunk = pack({"actions": np.zeros((Large.info.horizon, len(Large.info.actions)), np.float32), "model_ms": 0.0})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while scope["type"] == "http" and (await receive()).get("more_body"):
+            pass
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": chunk})
+
+    config = uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="off")
+    uvicorn.Server(config).run(sockets=[listen(config)])
 
 
 def _ready(url: str) -> bool:
