@@ -11,7 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, Gemma2Config, Gemma2Model
+from transformers import Cache, DynamicCache, Gemma2Config, Gemma2Model
+from transformers.cache_utils import DynamicLayer
 
 from aegis_policy.model.config import ExpertConfig
 from aegis_policy.model.masks import additive, suffix_mask
@@ -26,6 +27,29 @@ def primed_cache(keys_values: KeysValues) -> DynamicCache:
     for layer, (keys, values) in enumerate(keys_values):
         cache.update(keys, values, layer)
     return cache
+
+
+def roomy_cache(keys_values: KeysValues, room: int) -> Cache:
+    """A cache of `keys_values` with `room` tokens behind them, which every pass over as many tokens writes anew.
+
+    For passes without gradients, one after another: each copies its own tokens alone, where `primed_cache` copies all.
+    """
+    return Cache(layers=[_RoomyLayer(keys, values, room) for keys, values in keys_values])
+
+
+class _RoomyLayer(DynamicLayer):
+    def __init__(self, keys: Tensor, values: Tensor, room: int):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = (
+            torch.cat([read, read.new_empty(*read.shape[:2], room, read.shape[3])], dim=2) for read in (keys, values)
+        )
+        self.own = slice(keys.shape[2], None)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **more: object) -> tuple[Tensor, Tensor]:
+        self.keys[:, :, self.own] = key_states
+        self.values[:, :, self.own] = value_states
+        return self.keys, self.values
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
@@ -67,11 +91,11 @@ class ActionExpert(nn.Module):
         self.time_out = nn.Linear(width, width)
         self.velocity_out = nn.Linear(width, config.action_dim)
 
-    def forward(self, keys_values: KeysValues, valid: Tensor, state: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+    def forward(self, cache: Cache, valid: Tensor, state: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
         """Velocity of the flow.
 
         Args:
-            keys_values: of the prefix.
+            cache: of the prefix, which the suffix is added to.
             valid: [B, P] bool, prefix tokens that are not padding.
             state: [B, S], normalised.
             noisy: [B, M, H, A], M noisy chunks that share the prefix.
@@ -88,7 +112,7 @@ class ActionExpert(nn.Module):
             inputs_embeds=suffix,
             attention_mask=additive(suffix_mask(valid, m, h), suffix.dtype),
             position_ids=valid.sum(dim=1, keepdim=True) + place,
-            past_key_values=primed_cache(keys_values),
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         return self.velocity_out(hidden.unflatten(1, (m, 1 + h))[:, :, 1:]).float()

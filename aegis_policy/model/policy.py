@@ -13,7 +13,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.model.backbone import Backbone, Prefix
 from aegis_policy.model.config import ExpertConfig
-from aegis_policy.model.expert import ActionExpert
+from aegis_policy.model.expert import ActionExpert, primed_cache, roomy_cache
 
 __all__ = ["AegisPolicy", "Prefix", "sample_time"]
 
@@ -58,7 +58,8 @@ class AegisPolicy(Backbone):
         """
         t = time[..., None, None]
         actions = actions[:, None]
-        velocity = self.expert(prefix.keys_values, prefix.valid, state, t * noise + (1 - t) * actions, time)
+        cache = primed_cache(prefix.keys_values)
+        velocity = self.expert(cache, prefix.valid, state, t * noise + (1 - t) * actions, time)
         return (velocity - (noise - actions)).square()
 
     @torch.no_grad()
@@ -66,9 +67,10 @@ class AegisPolicy(Backbone):
         """Euler steps from noise [B, H, A], cut to the expert's temperature, at t = 1 to actions [B, H, A] at t = 0."""
         steps = steps or self.expert.config.denoising_steps
         x = self.expert.config.temperature * noise[:, None]
+        cache = roomy_cache(prefix.keys_values, 1 + noise.shape[1])
         for step in range(steps):
             time = x.new_full(x.shape[:2], 1 - step / steps)
-            x = x - self.expert(prefix.keys_values, prefix.valid, state, x, time) / steps
+            x = x - self.expert(cache, prefix.valid, state, x, time) / steps
         return x[:, 0]
 
 

@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
+from aegis_policy.model.expert import primed_cache
 from aegis_policy.model.policy import AegisPolicy
 from tests.model import naive
 from tests.model.builders import HORIZON, gaussian, pixels
@@ -73,7 +74,7 @@ def test_velocity_of_several_noise_samples_on_each_prefix(policy, sizes, inputs,
     samples = 3
     state, noisy = gaussian(2, 2), gaussian(2, samples, HORIZON, 3, seed=1)
     time = torch.tensor([[1.0, 0.5, 0.013], [0.9, 0.001, 0.25]])
-    ours = policy.expert(prefix.keys_values, prefix.valid, state, noisy, time)
+    ours = policy.expert(primed_cache(prefix.keys_values), prefix.valid, state, noisy, time)
     weights = weights_of(policy.expert)
     for row, (_, layers) in enumerate(prefixes):
         for sample in range(samples):

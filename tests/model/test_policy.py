@@ -31,7 +31,7 @@ class Velocity(nn.Module):
         super().__init__()
         self.field, self.config = field, SimpleNamespace(denoising_steps=10, temperature=1.0)
 
-    def forward(self, keys_values, valid, state, noisy, time):
+    def forward(self, cache, valid, state, noisy, time):
         return self.field(noisy, time[..., None, None])
 
 
@@ -43,9 +43,10 @@ def with_velocity(policy: AegisPolicy, field, monkeypatch: pytest.MonkeyPatch) -
 @torch.no_grad()
 def test_samples_in_one_pass_are_those_of_separate_passes(policy, prefix):
     state, noisy, time = gaussian(2, 2), gaussian(2, 4, HORIZON, 3), torch.rand(2, 4)
-    together = policy.expert(prefix.keys_values, prefix.valid, state, noisy, time)
+    together = policy.expert(primed_cache(prefix.keys_values), prefix.valid, state, noisy, time)
     for m in range(4):
-        alone = policy.expert(prefix.keys_values, prefix.valid, state, noisy[:, m : m + 1], time[:, m : m + 1])
+        cache = primed_cache(prefix.keys_values)
+        alone = policy.expert(cache, prefix.valid, state, noisy[:, m : m + 1], time[:, m : m + 1])
         torch.testing.assert_close(together[:, m : m + 1], alone, **CLOSE)
 
 
@@ -89,6 +90,16 @@ def test_a_prefix_serves_many_times_and_stays_as_it_is(policy, prefix):
     cache = primed_cache(prefix.keys_values)
     cache.update(torch.ones_like(before[0][0]), torch.ones_like(before[0][1]), 0)
     assert torch.equal(prefix.keys_values[0][0], before[0][0])
+
+
+@torch.no_grad()
+def test_steps_in_one_cache_are_those_in_a_fresh_one_each(policy, prefix):
+    state, noise = gaussian(2, 2), gaussian(2, HORIZON, 3)
+    x = noise[:, None]
+    for step in range(4):
+        time = torch.full((2, 1), 1 - step / 4)
+        x = x - policy.expert(primed_cache(prefix.keys_values), prefix.valid, state, x, time) / 4
+    assert torch.equal(policy.denoise(prefix, state, noise, 4), x[:, 0])
 
 
 def test_no_gradient_reaches_the_backbone_through_a_detached_prefix(policy, processor):
