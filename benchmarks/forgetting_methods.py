@@ -69,7 +69,7 @@ def ways(work: Path) -> tuple[Way, ...]:
         Way(
             "co-train",
             "backbone rate",
-            (2.5e-5, 5e-5, 1e-4),
+            (5e-5, 1e-4, 2e-4),
             lambda v, n: (train("co-train", n, replay=replay, replay_share=0.25, learning_rate=v),),
         ),
         Way("aegis", "backbone rate", RATES, lambda v, n: (train("aegis", n, learning_rate=v),)),

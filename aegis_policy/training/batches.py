@@ -25,6 +25,9 @@ from aegis_policy.training.order import Order
 GAIN, SHIFT = 0.1, 0.05
 """Deviations of an image's random contrast and brightness, where images span [-1, 1]."""
 
+PACKED = 8
+"""Questions on a replayed picture, as in pre-training. The gradient of one alone is mostly noise."""
+
 
 class Batches:
     """Shuffled passes over a dataset, normalised, with M draws of noise and time for each sample.
@@ -33,7 +36,7 @@ class Batches:
         batch_size: B; noise_samples: M.
         weights: of each of the dataset's paths, see `Order`.
         augment: whether to vary contrast and brightness.
-        replay: questions with answers for each batch, if any.
+        replay: pictures with questions and answers for each batch, if any.
         questions: what may be asked about a batch's images: about the first `asked` of them.
 
     Raises:
@@ -99,12 +102,12 @@ class Batches:
 
 
 class Replay:
-    """Questions with true answers, others in each step: the same ones for a seed and a step.
+    """Pictures with questions and true answers, others in each step: the same ones for a seed and a step.
 
     Args:
-        paths: question sets, drawn from evenly; a question is asked about the first camera's image.
+        paths: question sets, drawn from evenly; of a scene, the first camera's picture.
         image_tokens: N, of one image.
-        count: Q, questions in a step.
+        count: pictures in a step.
 
     Raises:
         ValueError: a set has no question whose answer counts.
@@ -121,7 +124,7 @@ class Replay:
         for which in rng.integers(len(self.sets), size=self.count):
             source, scored = self.sets[which]
             row, asked = scored[int(rng.integers(len(scored)))]
-            rows.append([asked[int(rng.integers(len(asked)))]])
+            rows.append([asked[i] for i in rng.permutation(len(asked))[:PACKED]])
             chosen.append((source, row))
         gain, shift = brightness(self.count, 1, _generator(self.seed, step))
         ours = slice(part, None, parts)

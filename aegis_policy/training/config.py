@@ -76,7 +76,7 @@ class TrainConfig(Recipe):
         lora_rank: Rank of the adapters of lora.
         lora_alpha: Their scale is this divided by the rank.
         replay: Question sets (HDF5) that co-train learns from beside the demonstrations.
-        replay_share: Share of a step's samples that are such questions.
+        replay_share: Share of a step's samples that are their pictures, with eight questions each.
         prompts: Text file with a question a line, which distil-answers asks about the robot's images.
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
         steps: Optimizer steps.
@@ -198,7 +198,7 @@ class TrainConfig(Recipe):
             raise ValueError(f"--batch-size {self.batch_size} cannot be divided evenly by {among}")
         if self.replayed % parts:
             raise ValueError(
-                f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} questions, "
+                f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} pictures, "
                 f"which cannot be divided evenly by {among}"
             )
         if self.method == "distil-answers" and self.asked < parts:
@@ -220,7 +220,7 @@ class TrainConfig(Recipe):
                 raise ValueError("co-train learns from question sets: name at least one with --replay")
             if not 1 <= self.replayed < self.batch_size:
                 raise ValueError(
-                    f"--replay-share {self.replay_share} of a batch of {self.batch_size} is {self.replayed} questions: "
+                    f"--replay-share {self.replay_share} of a batch of {self.batch_size} is {self.replayed} pictures: "
                     f"expected from 1 to {self.batch_size - 1}"
                 )
         if self.method == "distil-answers" and self.prompts is None:
@@ -228,7 +228,7 @@ class TrainConfig(Recipe):
 
     @property
     def replayed(self) -> int:
-        """How many of a step's samples are questions that are replayed."""
+        """How many of a step's samples are pictures with questions."""
         return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
 
     @property

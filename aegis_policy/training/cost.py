@@ -29,6 +29,7 @@ from aegis_policy.model.config import ExpertConfig
 from aegis_policy.model.policy import AegisPolicy, sample_time
 from aegis_policy.model.processor import Processor, word_tokenizer
 from aegis_policy.training.anchor import Anchor
+from aegis_policy.training.batches import PACKED
 from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.device import assume_bfloat16
 from aegis_policy.training.methods import Asked, Batch, Given, Method, make_method, method_class
@@ -133,7 +134,7 @@ def random_batch(config: TrainConfig, policy: AegisPolicy, cameras: int, prompt:
     b, m = config.batch_size - config.replayed, config.noise_samples
     processor, asked = _processor(size), None
     if config.replayed:
-        rows = [[Question(QUESTION, ANSWER, "")]] * config.replayed
+        rows = [[Question(QUESTION, ANSWER, "")] * PACKED] * config.replayed
         asked = Asked(torch.rand(config.replayed, 1, 3, size, size), pack(rows, processor, policy.image_tokens))
     return Batch(
         images=torch.rand(b, cameras, 3, size, size) * 2 - 1,

@@ -257,14 +257,15 @@ def test_co_training_adds_the_answers_cross_entropy(start, batch, questions):
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_scenes_without_a_question_that_counts_are_not_replayed(start, tmp_path):
+def test_a_replayed_picture_comes_with_eight_of_the_questions_that_count(start, tmp_path):
     colour = ["what colour is the cube", "red", "colour"]
-    for name, rows in (("some", [[], [colour]]), ("none", [[], []])):
+    for name, rows in (("some", [[], [colour] * 12]), ("none", [[], []])):
         with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
             file["images/front"] = np.zeros((2, 16, 16, 3), np.uint8)
             file.create_dataset("questions", data=list(map(json.dumps, rows)), dtype=h5py.string_dtype())
     asked = Replay([str(tmp_path / "some.hdf5")], start.processor, start.policy.image_tokens, 8, seed=0).batch(0)
     assert len(asked.images) == 8
+    assert (asked.packed.block.amax(dim=1) == 7).all()  # eight of the twelve
     with pytest.raises(ValueError, match=r"none.hdf5: no question to learn from"):
         Replay([str(tmp_path / "none.hdf5")], start.processor, start.policy.image_tokens, 8, seed=0)
 

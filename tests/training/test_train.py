@@ -312,7 +312,7 @@ def test_learning_rate_warms_up_and_falls():
         ({"method": "l2-sp", "strength": -1.0}, "--strength must be at least 0"),
         ({"method": "lora", "lora_rank": 0}, "--lora-rank must be at least 1"),
         ({"method": "co-train"}, "name at least one with --replay"),
-        ({"method": "co-train", "replay": ("a",), "replay_share": 1.0}, "is 4 questions: expected from 1 to 3"),
+        ({"method": "co-train", "replay": ("a",), "replay_share": 1.0}, "is 4 pictures: expected from 1 to 3"),
         ({"method": "co-train", "replay": ("none.hdf5",)}, "none.hdf5"),
         ({"method": "distil-answers"}, "with --prompts"),
         ({"method": "distil-answers", "prompts": "none.txt"}, "none.txt"),

@@ -25,7 +25,7 @@ from aegis_policy.training.shards import whole
 
 @dataclass(frozen=True)
 class Asked:
-    """Q questions with their true answers: images [Q, K, 3, S, S] in [-1, 1], and the words."""
+    """Q images [Q, K, 3, S, S] in [-1, 1], and the questions about each with their true answers."""
 
     images: Tensor
     packed: Packed

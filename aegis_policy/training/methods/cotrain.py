@@ -1,4 +1,4 @@
-"""Co-training: questions among the robot's samples."""
+"""Co-training: pictures with questions among the robot's samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aegis_policy.training.methods.base import Batch, Penalised
 
 
 class CoTrain(Penalised):
-    """L_more = cross-entropy of true answers: `replay_share` of each batch are questions (RT-2, arXiv 2307.15818)."""
+    """L_more = cross-entropy of answers: `replay_share` of a batch are pictures with some (RT-2, arXiv 2307.15818)."""
 
     strength = 1.0
 
