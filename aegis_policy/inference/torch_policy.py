@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
+from aegis_policy.model.real_time import Ahead
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 MAX_ANSWER_TOKENS = 32
@@ -31,7 +33,10 @@ class TorchPolicy:
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy = checkpoint.policy.to(self.device).eval()
-        self._processor, self._info, self._stats = checkpoint.processor, checkpoint.info, checkpoint.norm_stats
+        self._processor, self._stats = checkpoint.processor, checkpoint.norm_stats
+        trained = self._policy.expert.config.max_delay
+        # An expert that was not trained for it can be guided to any number of committed actions, but for the last.
+        self._info = replace(checkpoint.info, max_delay=trained or checkpoint.info.horizon - 1)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
@@ -55,18 +60,44 @@ class TorchPolicy:
         """See `Policy.act`."""
         return self.act_many([observation], [seed])[0]
 
-    @torch.inference_mode()
     def act_many(self, observations: Sequence[Observation], seeds: Sequence[int | None]) -> list[ActionChunk]:
         """One pass of the model over all of them; see `aegis_policy.act_many`."""
         for observation in observations:
             check_observation(self._info, observation)
+        ahead = self._ahead(observations)
+        with torch.inference_mode() if ahead is None else torch.no_grad():  # guidance takes gradients of its own
+            chunks = self._chunks(observations, seeds, ahead)
+        actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
+        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+
+    def _chunks(
+        self, observations: Sequence[Observation], seeds: Sequence[int | None], ahead: Ahead | None
+    ) -> torch.Tensor:
+        """[B, H, A], normalised."""
         prefix = self._encode([seen.images for seen in observations], [seen.instruction for seen in observations])
         noise = torch.stack([self._noise(seed) for seed in seeds])  # (B, H, A)
         states = np.stack([np.asarray(seen.state, np.float64) for seen in observations])
         normal = torch.as_tensor(self._stats.state.normalize(states), dtype=torch.float32, device=self.device)
-        chunks = self._policy.denoise(prefix, normal, noise.to(self.device))
-        actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
-        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+        if ahead is None:
+            return self._policy.denoise(prefix, normal, noise.to(self.device))
+        return self._policy.go_on(prefix, normal, noise.to(self.device), ahead)
+
+    def _ahead(self, observations: Sequence[Observation]) -> Ahead | None:
+        """What is pending for each; None where nothing is for any."""
+        if all(seen.pending is None for seen in observations):
+            return None
+        actions = np.zeros((len(observations), self._info.horizon, len(self._info.actions)))
+        length, delay = np.zeros((2, len(observations)), np.int64)
+        for row, seen in enumerate(observations):
+            if seen.pending is not None:
+                length[row], delay[row] = len(seen.pending.actions), seen.pending.delay
+                known = np.asarray(seen.pending.actions, np.float64)
+                actions[row, : len(known)] = self._stats.actions.normalize(known)
+        return Ahead(
+            torch.as_tensor(actions, dtype=torch.float32, device=self.device),
+            torch.as_tensor(length, device=self.device),
+            torch.as_tensor(delay, device=self.device),
+        )
 
     def _noise(self, seed: int | None) -> torch.Tensor:
         """[H, A], drawn on the CPU: a seed means the same on every device and in every batch."""
