@@ -3,6 +3,7 @@
     Synchronous          observe, infer, carry out, stand; then observe again. Steady, and slow
     Asynchronous         infer while moving; the newest chunk takes over from the action that is due by now
     TemporalEnsemble     as asynchronous, but the target is the weighted mean of all chunks that cover the instant
+    RealTime             as asynchronous, but a chunk goes on from the one before it; see `real_time`
 
 A scheduler decides when a chunk's first action is due and what becomes of the chunks before it. It knows nothing of
 limits: a seam between two chunks is the limiter's to smooth.
@@ -15,13 +16,20 @@ from math import exp
 
 import numpy as np
 
+from aegis_policy.control.checks import Rejection
 from aegis_policy.control.limiter import Target
 from aegis_policy.control.plan import Plan
-from aegis_policy.policy import ActionChunk
+from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 
 class Scheduler(ABC):
-    """Chunks in, a target for every instant out."""
+    """Chunks in, a target for every instant out.
+
+    Attributes:
+        trouble: why there is no point in going on; "" while there is.
+    """
+
+    trouble = ""
 
     def __init__(self, execute: int) -> None:
         """Ask for a new chunk every `execute` >= 1 actions."""
@@ -34,12 +42,19 @@ class Scheduler(ABC):
     def newest(self) -> Plan | None:
         return self._plans[-1] if self._plans else None
 
+    def fit(self, info: PolicyInfo) -> None:  # noqa: B027 - most schedulers take any policy
+        """Get ready for the chunks of a policy. Raises ValueError if it cannot do what this needs."""
+
     def clear(self) -> None:
         """Forget all chunks."""
         self._plans.clear()
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float]:
-        """The actions [<= H, A] of `chunk` to lay out, and when the first is due (s).
+    def ask(self, stamp: float) -> Pending | None:
+        """What the policy is to be told with the observation of `stamp` (s) that its next chunk is to answer."""
+        return None
+
+    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float] | Rejection:
+        """The actions [<= H, A] of `chunk` to lay out, and when the first is due (s); or why it cannot be followed.
 
         That is when they were observed for; for the first chunk of all it is now, as the robot has stood since.
         """

@@ -118,7 +118,7 @@ def trained(max_delay: int) -> TorchPolicy:
 def test_any_policy_can_be_guided_and_a_trained_one_says_how_far(policy):
     assert policy.info.max_delay == HORIZON - 1
     assert trained(1).info.max_delay == 1
-    with pytest.raises(ObservationError, match="pending.delay is 2: expected 0 to 1"):
+    with pytest.raises(ObservationError, match=r"pending.delay is 2: expected 0 to 1"):
         trained(1).act(replace(OBSERVATION, pending=replace(PENDING, delay=2)))
 
 
@@ -166,7 +166,7 @@ def test_acts_with_and_without_something_pending_share_a_pass(max_delay):
         ({"state": np.zeros(2, np.int64)}, "got int64"),
         ({"state": np.array([0, np.nan])}, "not a finite number: opening"),
         ({"instruction": " \n"}, "instruction: empty"),
-        ({"pending": Pending(np.zeros((4, 3), np.float32), 1)}, r"pending.actions: expected 1 to 3 actions of 3 floats"),
+        ({"pending": Pending(np.zeros((4, 3), np.float32), 1)}, r"pending.actions: expected 1 to 3 actions of 3"),
         ({"pending": Pending(np.zeros((0, 3), np.float32), 0)}, r"got shape \[0, 3\]"),
         ({"pending": Pending(np.zeros((2, 3), np.int64), 1)}, "pending.actions: expected finite floats, got int64"),
         ({"pending": Pending(np.full((2, 3), np.nan), 1)}, "pending.actions: .* is not finite"),

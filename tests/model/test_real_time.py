@@ -179,4 +179,3 @@ def test_with_nothing_pending_both_are_denoising(policy, processor, monkeypatch)
     held = policy.go_on(prefix, state, noise, ahead(known, [3, 3], [2, 0]))
     assert torch.equal(held[0, :2], known[0, :2])
     torch.testing.assert_close(held[1], plain[1], **CLOSE)
-
