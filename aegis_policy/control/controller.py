@@ -205,13 +205,13 @@ class Controller:
             return Rejection("state", f"{waiting}{why}")
         if rejection := check_actions(self._space, chunk.actions) or self._check_stamp(chunk.stamp, now):
             return rejection
-        laid_out = self._scheduler.schedule(chunk, now)
-        if isinstance(laid_out, Rejection):
+        layout = self._scheduler.schedule(chunk, now)
+        if isinstance(layout, Rejection):
             if wrong := self._scheduler.trouble:
                 self._safety.halt(wrong)
-            return laid_out
-        actions, start = laid_out
-        plan = Plan(self._space, actions, start=start, anchor=self._track.at(start), stamp=chunk.stamp)
+            return layout
+        anchor = self._track.at(layout.start) if layout.anchor is None else layout.anchor
+        plan = Plan(self._space, layout.actions, start=layout.start, anchor=anchor, stamp=chunk.stamp)
         if plan.end <= now:
             return Rejection("stamp", f"its last action was due {now - plan.end:.3g} s ago")
         if rejection := check_plan(self._space, plan, self._limits, present, now):

@@ -21,7 +21,7 @@ import numpy as np
 
 from aegis_policy.control.checks import Rejection
 from aegis_policy.control.plan import Plan
-from aegis_policy.control.scheduler import Asynchronous
+from aegis_policy.control.scheduler import Asynchronous, Layout
 from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 WINDOW = 10
@@ -116,16 +116,19 @@ class RealTime(Asynchronous):
         self._asked[stamp] = _Asked(at, delay)
         return Pending(np.asarray(left, np.float32), delay) if len(left) else None
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float] | Rejection:
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
         if chunk.stamp not in self._asked:
             return Rejection("stamp", "it was not asked for since the start, or since another took over")
         asked, going = self._asked.pop(chunk.stamp), self._sequence
-        if asked is None or going is None:  # the first: the robot has stood since, and time begins now
+        if asked is None or going is None or self.newest is None:
+            # The first: the robot has stood since, and time begins now.
             self._next = _Sequence(chunk.actions, 0, now, 0, 0)
-            return chunk.actions, now
+            return Layout(chunk.actions, now)
         if len(chunk.actions) <= asked.delay:
             return Rejection("shape", f"{len(chunk.actions)} actions, expected more than the {asked.delay} committed")
         self._delays.append(now - chunk.stamp)
+        # Displacements go on from where those before them lead, and not from where the robot has got to by now: what
+        # the limits hold back of them is made up for, and not lost.
         fresh, over = chunk.actions[asked.delay :], asked.at + asked.delay
         steps = (now - going.origin) / self._step
         if steps - ROUNDING > over:
@@ -133,13 +136,14 @@ class RealTime(Asynchronous):
                 return self._discard(ceil(steps) - asked.at, asked.delay)
             # The robot has run out of actions, and stands where the chunk goes on.
             self._next = _Sequence(fresh, over, now - over * self._step, asked.at, over)
-            return fresh, now
+            return Layout(fresh, now, self.newest.places[-1])
         present = max(min(floor(steps + ROUNDING), over), going.first)
         begin = min(present, asked.at)
         actions = np.concatenate([going.between(begin, over), fresh])
         self._next = _Sequence(actions, begin, going.origin, asked.at, over)
         self._late = 0
-        return self._next.between(present, self._next.end), going.due(present, self._step)
+        start = going.due(present, self._step)
+        return Layout(self._next.between(present, self._next.end), start, self.newest.at(start).position)
 
     def add(self, plan: Plan) -> None:
         super().add(plan)

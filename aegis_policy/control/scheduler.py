@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import exp
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,17 @@ from aegis_policy.control.checks import Rejection
 from aegis_policy.control.limiter import Target
 from aegis_policy.control.plan import Plan
 from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
+
+
+class Layout(NamedTuple):
+    """Actions [<= H, A] to follow, when the first is due (s), and the coordinates [A] that it goes on from.
+
+    Those are where the robot was commanded to be at that time, unless the scheduler says otherwise.
+    """
+
+    actions: np.ndarray
+    start: float
+    anchor: np.ndarray | None = None
 
 
 class Scheduler(ABC):
@@ -53,12 +65,12 @@ class Scheduler(ABC):
         """What the policy is to be told with the observation of `stamp` (s) that its next chunk is to answer."""
         return None
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float] | Rejection:
-        """The actions [<= H, A] of `chunk` to lay out, and when the first is due (s); or why it cannot be followed.
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
+        """What of `chunk` to follow from when on, or why it cannot be followed.
 
-        That is when they were observed for; for the first chunk of all it is now, as the robot has stood since.
+        It is due when it was observed for; the first chunk of all is due now, as the robot has stood since.
         """
-        return chunk.actions, now if self.newest is None else chunk.stamp
+        return Layout(chunk.actions, now if self.newest is None else chunk.stamp)
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
         """Whether it is time to observe for the next chunk."""
@@ -87,8 +99,8 @@ class Asynchronous(Scheduler):
 class Synchronous(Asynchronous):
     """The first `execute` actions of a chunk from the moment it is there; then standstill until the next."""
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float]:
-        return chunk.actions[: self.execute], now
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout:
+        return Layout(chunk.actions[: self.execute], now)
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
         return self.newest is None or (now >= self.newest.end and at_rest)

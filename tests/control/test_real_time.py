@@ -98,10 +98,10 @@ class World:
         if isinstance(laid_out, Rejection):
             self.refused.append(laid_out.check)
             return
-        actions, start = laid_out
-        assert start <= self.now + 1e-4  # or the robot would stand until then
+        assert laid_out.start <= self.now + 1e-4  # or the robot would stand until then
         self.taken.append(request)
-        self.scheduler.add(Plan(SPACE, actions, start=start, anchor=np.zeros(2), stamp=request.stamp))
+        plan = Plan(SPACE, laid_out.actions, start=laid_out.start, anchor=np.zeros(2), stamp=request.stamp)
+        self.scheduler.add(plan)
 
 
 @dataclass
@@ -138,7 +138,7 @@ LATENCY = st.one_of(st.none(), st.floats(0.0, 1.2), st.sampled_from([0.0, 0.1, 0
     st.sets(st.integers(1, 25), max_size=3),
     st.integers(1, H - 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_latencies_drops_and_resets_repeat_skip_or_reorder_a_committed_action(
     latencies, execute, lag, resets, max_delay
 ):
@@ -236,8 +236,8 @@ def test_a_policy_that_begins_every_chunk_anew_is_refused():
 def test_displacements_mean_the_same_in_the_next_chunk(latency):
     """A policy that goes a winding way by displacements, and tells its place on it from what is committed.
 
-    They are anchored anew with each chunk, at the place that was commanded when the action in force began: whatever
-    the latency, each displacement is gone once. 40 actions later the robot is where all of them together lead.
+    Whatever the latency, and though the limits hold the robot back at the start, each displacement is gone once: 40
+    actions later the robot is where all of them together lead.
     """
     way = 0.012 * np.sin(0.4 * np.arange(60) + 0.3) * np.exp(-0.05 * np.arange(60))  # m, in a step
     turns = 0.05 * np.cos(0.3 * np.arange(60))
@@ -253,14 +253,17 @@ def test_displacements_mean_the_same_in_the_next_chunk(latency):
         if asked and asked[0] + latency <= now:
             stamp, pending = asked
             if pending is not None:  # where on the way it is, is what the pending actions say
-                at = int(np.abs(way - pending.actions[0, 2]).argmin())
-                np.testing.assert_allclose(pending.actions[:, 2], way[at : at + len(pending.actions)], atol=1e-6)
-            actions = np.array([[0.2, 0.5, way[i], turns[i], 0.0] for i in range(at, at + 8)])
+                there = int(np.abs(way - pending.actions[0, 2]).argmin())
+                np.testing.assert_allclose(pending.actions[:, 2], way[there : there + len(pending.actions)], atol=1e-6)
+            else:
+                there = 0
+            actions = np.array([[0.2, 0.5, way[i], turns[i], 0.0] for i in range(there, there + 8)])
             rejection = control.offer(chunk(*actions, stamp=stamp), now)
             assert rejection is None or rejection.check == "late"  # by a tick
+            at = there if rejection is None else at
             asked = None
     for _ in range(100):
         ticks += 1
         command = control.tick(ticks * PERIOD, measured(command), ticks * PERIOD)
-    assert command.position[2] == pytest.approx(HOME[2] + way[: at + 8].sum(), abs=5e-4)
-    assert command.position[3] == pytest.approx(turns[: at + 8].sum(), abs=1e-3)
+    assert command.position[2] == pytest.approx(HOME[2] + way[: at + 8].sum(), abs=1e-6)
+    assert command.position[3] == pytest.approx(turns[: at + 8].sum(), abs=1e-6)
