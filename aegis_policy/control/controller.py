@@ -211,7 +211,14 @@ class Controller:
                 self._safety.halt(wrong)
             return layout
         anchor = self._track.at(layout.start) if layout.anchor is None else layout.anchor
-        plan = Plan(self._space, layout.actions, start=layout.start, anchor=anchor, stamp=chunk.stamp)
+        plan = Plan(
+            self._space,
+            layout.actions,
+            start=layout.start,
+            anchor=anchor,
+            stamp=chunk.stamp,
+            behind=layout.behind,
+        )
         if plan.end <= now:
             return Rejection("stamp", f"its last action was due {now - plan.end:.3g} s ago")
         if rejection := check_plan(self._space, plan, self._limits, present, now):

@@ -136,14 +136,14 @@ class RealTime(Asynchronous):
                 return self._discard(ceil(steps) - asked.at, asked.delay)
             # The robot has run out of actions, and stands where the chunk goes on.
             self._next = _Sequence(fresh, over, now - over * self._step, asked.at, over)
-            return Layout(fresh, now, self.newest.places[-1])
+            return Layout(fresh, now, self.newest.places[-1], asked.delay)
         present = max(min(floor(steps + ROUNDING), over), going.first)
         begin = min(present, asked.at)
         actions = np.concatenate([going.between(begin, over), fresh])
         self._next = _Sequence(actions, begin, going.origin, asked.at, over)
         self._late = 0
-        start = going.due(present, self._step)
-        return Layout(self._next.between(present, self._next.end), start, self.newest.at(start).position)
+        start, ahead = going.due(present, self._step), self._next.between(present, self._next.end)
+        return Layout(ahead, start, self.newest.at(start).position, present - asked.at)
 
     def add(self, plan: Plan) -> None:
         super().add(plan)

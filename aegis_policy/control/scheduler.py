@@ -24,14 +24,19 @@ from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 
 class Layout(NamedTuple):
-    """Actions [<= H, A] to follow, when the first is due (s), and the coordinates [A] that it goes on from.
+    """What to follow.
 
-    Those are where the robot was commanded to be at that time, unless the scheduler says otherwise.
+    Attributes:
+        actions: [N, A].
+        start: s, when the first is due.
+        anchor: coordinates [A] that it goes on from; None for where the robot was commanded to be at that time.
+        behind: how many of the chunk's actions were due before that.
     """
 
     actions: np.ndarray
     start: float
     anchor: np.ndarray | None = None
+    behind: int = 0
 
 
 class Scheduler(ABC):
