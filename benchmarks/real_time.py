@@ -107,6 +107,7 @@ class Play:
         timeouts = Timeouts(tick=1.0, state=10.0, chunk=30.0)
         self.control = Controller(self.policy.info, limits, scheduler, timeouts, CONTROL_HZ)
         self.control.start(0.0)
+        self.control.tick(0.0, self.env.state(), 0.0)
         self.luck = np.random.default_rng([self.seed, 7])
         command: Command | None = None
         for step in range(self.env.max_steps):

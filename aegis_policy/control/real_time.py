@@ -22,6 +22,7 @@ import numpy as np
 from aegis_policy.control.checks import Rejection
 from aegis_policy.control.plan import Plan
 from aegis_policy.control.scheduler import Asynchronous, Layout
+from aegis_policy.data.displacements import is_displacement
 from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 WINDOW = 10
@@ -68,8 +69,8 @@ class RealTime(Asynchronous):
     """As asynchronous, for a policy that can begin a chunk with the actions that are carried out meanwhile.
 
     Those actions are committed that will have begun when the chunk comes, if it takes as long as the longest of the
-    last few. The first chunk after a start commits none, as the robot stands, and its time does not count: it may be
-    the policy's very first. Until a time is known, as many are committed as can be, which is safe, if slow to react.
+    last few. The first chunk after a start commits none, as the robot stands, and its time counts for the second alone:
+    it may be the policy's very first, which takes longest.
 
     Nobody starves while a chunk takes less than about half of its own length: see docs/control.md.
     """
@@ -77,6 +78,7 @@ class RealTime(Asynchronous):
     def __init__(self, execute: int) -> None:
         super().__init__(execute)
         self._most, self._step = 0, 0.0
+        self._displaced = np.zeros(0, bool)  # [A]
         self._begin()
 
     def fit(self, info: PolicyInfo) -> None:
@@ -86,6 +88,7 @@ class RealTime(Asynchronous):
                 f"meanwhile (its max_delay is 0); choose another scheduler, such as the asynchronous one"
             )
         self._most, self._step = info.max_delay, 1 / info.control_hz
+        self._displaced = np.array([is_displacement(feature) for feature in info.actions], bool)
 
     def clear(self) -> None:
         super().clear()
@@ -97,6 +100,7 @@ class RealTime(Asynchronous):
         self._next: _Sequence | None = None
         self._asked: dict[float, _Asked | None] = {}  # by the observation's stamp; None for the first
         self._delays = deque[float](maxlen=WINDOW)  # s, from observation to chunk
+        self._first = inf  # s, of the first
         self._late, self.trouble = 0, ""
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
@@ -110,7 +114,7 @@ class RealTime(Asynchronous):
             return None
         at = min(max(round((stamp - going.origin) / self._step), going.first), going.end)
         left = going.between(at, going.end)
-        comes = (stamp + max(self._delays, default=inf) - going.origin) / self._step  # with which action, at the latest
+        comes = (stamp + max(self._delays, default=self._first) - going.origin) / self._step  # number of an action
         delay = ceil(min(max(comes - ROUNDING - at, 0), self._most, len(left)))
         delay = max(delay, going.taken_over - at)  # what was once committed stays so
         self._asked[stamp] = _Asked(at, delay)
@@ -122,14 +126,18 @@ class RealTime(Asynchronous):
         asked, going = self._asked.pop(chunk.stamp), self._sequence
         if asked is None or going is None or self.newest is None:
             # The first: the robot has stood since, and time begins now.
+            self._first = now - chunk.stamp
             self._next = _Sequence(chunk.actions, 0, now, 0, 0)
             return Layout(chunk.actions, now)
         if len(chunk.actions) <= asked.delay:
             return Rejection("shape", f"{len(chunk.actions)} actions, expected more than the {asked.delay} committed")
         self._delays.append(now - chunk.stamp)
         # Displacements go on from where those before them lead, and not from where the robot has got to by now: what
-        # the limits hold back of them is made up for, and not lost.
-        fresh, over = chunk.actions[asked.delay :], asked.at + asked.delay
+        # the limits hold back of them is made up for, and not lost. And a chunk leads where it says from where it was
+        # observed: as far as its beginning differs from what was committed, its first own action makes up for that.
+        fresh, over = np.array(chunk.actions[asked.delay :]), asked.at + asked.delay
+        differs = chunk.actions[: asked.delay] - going.between(asked.at, over)
+        fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)
         steps = (now - going.origin) / self._step
         if steps - ROUNDING > over:
             if over < going.end:
