@@ -56,7 +56,7 @@ def test_a_gripper_holds_its_command_for_its_step():
 
 def test_synchronous_plays_its_share_from_now_and_waits_for_rest():
     scheduler = Synchronous(3)
-    actions, start, _ = scheduler.schedule(steady(stamp=1.0), 1.4)
+    actions, start, *_ = scheduler.schedule(steady(stamp=1.0), 1.4)
     assert (len(actions), start) == (3, 1.4)
     assert scheduler.at(1.4) is None and scheduler.wants_chunk(1.4, True)
     scheduler.add(plan(actions, start))
