@@ -198,7 +198,7 @@ def _cases(policy: AegisPolicy) -> dict[str, _Case]:
         "step": _Case(
             _Step(policy),
             motion | {"valid": valid, "read": read},
-            {**{key: rows_alone for key in motion}, "valid": {0: batch, 1: past}, "read": free_read},
+            {**dict.fromkeys(motion, rows_alone), "valid": {0: batch, 1: past}, "read": free_read},
             ["velocity"],
         ),
         "decode": _Case(

@@ -125,7 +125,7 @@ class Backbone(nn.Module):
         return self.logits(hidden).argmax(dim=-1)
 
     def next_token(self, token: Tensor, place: Tensor, valid: Tensor, cache: DynamicCache) -> Tensor:
-        """[B] tokens at positions [B] -> [B], the likeliest to follow; of K keys, theirs last, they see the `valid` [B, K]."""
+        """[B] tokens at positions [B], which see the `valid` [B, K] of K keys -> [B], the likeliest to follow."""
         embeds = self.vlm.get_input_embeddings()(token[:, None])
         return self.logits(self.read(embeds, valid[:, None], place[:, None], cache)[:, 0]).argmax(dim=-1)
 
