@@ -279,7 +279,7 @@ def _save(models: Mapping[str, ir.Model], folder: Path) -> None:
                     places[digest],
                     len(data),
                     tensor.dtype,
-                    shape=tensor.shape,
+                    shape=ir.Shape(tensor.shape),
                     name=str(value.name),
                     base_dir=folder,
                 )
