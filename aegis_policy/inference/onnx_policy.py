@@ -46,6 +46,8 @@ class OnnxPolicy:
         self._manifest = manifest = Manifest.load(folder)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.device: Device = device or best_device()
+        if self.device == "cuda":
+            ort.preload_dlls()  # CUDA and cuDNN as pip installs them, which the system's loader does not look for
         options = ort.SessionOptions()
         if (folder / WEIGHTS).stat().st_size < ONE_THREAD:
             options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 1))
