@@ -279,7 +279,7 @@ def _save(models: Mapping[str, ir.Model], folder: Path) -> None:
                     places[digest],
                     len(data),
                     tensor.dtype,
-                    shape=ir.Shape(tensor.shape),
+                    shape=ir.Shape(tensor.shape.numpy()),
                     name=str(value.name),
                     base_dir=folder,
                 )
