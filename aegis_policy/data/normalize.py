@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -99,14 +99,27 @@ class NormStats:
     state: Moments
     actions: Moments
 
-    def save(self, folder: str | Path) -> None:
-        """Write `folder`/norm_stats.json."""
-        stats = {
+    def to_dict(self) -> dict[str, Any]:
+        """What norm_stats.json holds under "norm_stats"."""
+        return {
             kind: {name: getattr(moments, name).tolist() for name in _NUMBERS}
             | {"normalization": moments.normalization}
             for kind, moments in (("state", self.state), ("actions", self.actions))
         }
-        Path(folder, FILE).write_text(json.dumps({"norm_stats": stats}, indent=2) + "\n")
+
+    @classmethod
+    def from_dict(cls, stats: Mapping[str, Any], path: Path) -> NormStats:
+        """The inverse of `to_dict`; `path` is where they were found, for errors.
+
+        Raises:
+            KeyError, TypeError: a part is missing, or is no number.
+            ValueError: what cannot normalise.
+        """
+        return cls(_moments(stats["state"], "state", path), _moments(stats["actions"], "actions", path))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`/norm_stats.json."""
+        Path(folder, FILE).write_text(json.dumps({"norm_stats": self.to_dict()}, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> NormStats:
@@ -117,8 +130,7 @@ class NormStats:
         """
         path = Path(folder, FILE)
         try:
-            stats = json.loads(path.read_text())["norm_stats"]
-            return cls(_moments(stats["state"], "state", path), _moments(stats["actions"], "actions", path))
+            return cls.from_dict(json.loads(path.read_text())["norm_stats"], path)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: not in openpi's norm_stats.json form: {error!r}") from error
 

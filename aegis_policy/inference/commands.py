@@ -1,10 +1,10 @@
-"""The `aegis ask` command."""
+"""The commands `aegis ask` and `aegis export`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,22 @@ def ask(
     for piece in policy.ask(images, question):
         print(piece, end="", flush=True)
     print()
+
+
+def export(*, output: Path, checkpoint: str | None = None, format: Literal["onnx"] = "onnx") -> None:
+    """Write a policy for onnxruntime, to act and answer without torch; then see that it does, as it did with torch.
+
+    `aegis serve`, `eval` and `ask` take the folder as their --checkpoint.
+
+    Args:
+        output: folder to make.
+        checkpoint: folder of a policy; the one that ships with this package if left out.
+        format: of what is written.
+    """
+    from aegis_policy.inference.export import export_policy
+
+    difference = export_policy(checkpoint, output)
+    print(f"{output}: same answers, and actions within {difference:.1g} of a standard deviation")
 
 
 def name_images(info: PolicyInfo, arguments: Sequence[str]) -> Mapping[str, Path]:

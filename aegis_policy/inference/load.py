@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aegis_policy.inference import manifest
 from aegis_policy.policy import Policy
 
 
@@ -11,17 +12,27 @@ def load_policy(source: str | Path | None = None) -> Policy:
     """A policy to act and answer with.
 
     Args:
-        source: a checkpoint's folder, a training folder (its newest checkpoint), the URL of a server, or None for the
-            policy that ships.
+        source: a checkpoint's folder, a training folder (its newest checkpoint), what `aegis export` wrote, the URL of
+            a server, or None for the policy that ships.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ConnectionError: no server there.
+        ValueError: what is there is damaged, or is an exported policy and onnxruntime, which it needs, is missing.
     """
     if str(source).startswith(("http://", "https://")):
         from aegis_policy.inference.remote import RemotePolicy
 
         return RemotePolicy(str(source))
+    if source is not None and Path(source, manifest.FILE).is_file():
+        try:
+            from aegis_policy.inference.onnx_policy import OnnxPolicy
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{source}: an exported policy needs the package '{error.name}': "
+                'pip install "aegis-policy[onnx]", or [onnx-gpu] to run it on an NVIDIA GPU'
+            ) from error
+        return OnnxPolicy(source)
     from aegis_policy.inference.torch_policy import TorchPolicy
 
     return TorchPolicy.from_pretrained(source)

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
 from aegis_policy.model.real_time import Ahead
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
-MAX_ANSWER_TOKENS = 32
 ONE_THREAD = 50_000_000
 """Models of fewer parameters compute on one CPU thread."""
-UNFINISHED = "\ufffd"
-"""What a character decodes to of which only the first bytes have come: Gemma spells rare ones byte by byte."""
 
 
 class TorchPolicy:
@@ -116,22 +114,9 @@ class TorchPolicy:
         return self._answer(images, question)
 
     def _answer(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
-        ids: list[int] = []
-        said = text = ""
         with torch.inference_mode():
             tokens = self._policy.decode(self._encode([images], [question]), MAX_ANSWER_TOKENS)
-        while True:
-            with torch.inference_mode():  # entered for one token at a time: the caller's code runs in between
-                token = next(tokens, None)
-            if token is None:
-                break
-            ids.append(int(token))
-            text = self._processor.text(ids)
-            if text != said and not text.endswith(UNFINISHED):
-                yield text[len(said) :]
-                said = text
-        if text != said:
-            yield text[len(said) :]
+        yield from spell(_one_by_one(tokens), self._processor.text)
 
     def _encode(self, views: Sequence[Mapping[str, np.ndarray]], prompts: Sequence[str]) -> Prefix:
         """B views of the same cameras and as many prompts; cameras in the order of `info`, however they come."""
@@ -143,3 +128,13 @@ class TorchPolicy:
         """[K, 3, S, S]."""
         pictures = [images[camera.name] for camera in self._info.cameras if camera.name in images]
         return torch.stack([self._processor.images(picture) for picture in pictures])
+
+
+def _one_by_one(tokens: Iterator[torch.Tensor]) -> Iterator[int]:
+    """Their numbers, each computed in inference mode, which the caller's code that runs in between is not in."""
+    while True:
+        with torch.inference_mode():
+            token = next(tokens, None)
+        if token is None:
+            return
+        yield int(token)

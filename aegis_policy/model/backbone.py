@@ -65,12 +65,18 @@ class Backbone(nn.Module):
         vision = self.vlm.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 
+    def see(self, images: Tensor) -> Tensor:
+        """[B, K, 3, S, S] images in [-1, 1] -> their features [B, K*N, W], one image after the other."""
+        features = self.vlm.get_image_features(images.flatten(0, 1)).pooler_output  # (B*K, N, W)
+        return features.unflatten(0, images.shape[:2]).flatten(1, 2)
+
     def embed(self, images: Tensor, ids: Tensor) -> Tensor:
         """[B, K, 3, S, S] images in [-1, 1] and [B, T] token ids -> [B, K*N + T, W], images first."""
-        features = self.vlm.get_image_features(images.flatten(0, 1)).pooler_output  # (B*K, N, W)
-        features = features.unflatten(0, images.shape[:2]).flatten(1, 2)
+        return self._join(self.see(images), ids)
+
+    def _join(self, seen: Tensor, ids: Tensor) -> Tensor:
         words = self.vlm.get_input_embeddings()(ids)
-        return torch.cat([features.to(words.dtype), words], dim=1)
+        return torch.cat([seen.to(words.dtype), words], dim=1)
 
     def encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> Prefix:
         """Read K images and a prompt.
@@ -80,9 +86,12 @@ class Backbone(nn.Module):
             ids: [B, T] prompt tokens, right-padded.
             valid: [B, T] bool, prompt tokens that are not padding.
         """
-        embeds = self.embed(images, ids)
-        seen = valid.new_ones(valid.shape[0], embeds.shape[1] - valid.shape[1])
-        valid = torch.cat([seen, valid], dim=1)  # (B, P)
+        return self.encode_seen(self.see(images), ids, valid)
+
+    def encode_seen(self, seen: Tensor, ids: Tensor, valid: Tensor) -> Prefix:
+        """`encode`, after `see`."""
+        embeds = self._join(seen, ids)
+        valid = torch.cat([valid.new_ones(seen.shape[:2]), valid], dim=1)  # (B, P)
         cache = primed_cache([])
         hidden = self.read(embeds, prefix_mask(valid), positions(valid), cache)
         return Prefix([(layer.keys, layer.values) for layer in cache.layers], valid, hidden)
@@ -108,22 +117,32 @@ class Backbone(nn.Module):
         hidden = self.read(self.embed(images, packed.ids), packed.allowed, packed.place)
         return self.logits(hidden[:, -packed.ids.shape[1] :])
 
+    def first_token(self, prefix: Prefix) -> Tensor:
+        """[B], the likeliest first token of an answer."""
+        place = torch.arange(prefix.valid.shape[1], device=prefix.valid.device)
+        last = (place * prefix.valid).argmax(dim=1)[:, None, None]
+        hidden = prefix.hidden.gather(1, last.expand(-1, 1, prefix.hidden.shape[2]))[:, 0]
+        return self.logits(hidden).argmax(dim=-1)
+
+    def next_token(self, token: Tensor, place: Tensor, valid: Tensor, cache: DynamicCache) -> Tensor:
+        """[B] tokens at positions [B], which see the `valid` [B, K] of K keys -> [B], the likeliest to follow."""
+        embeds = self.vlm.get_input_embeddings()(token[:, None])
+        return self.logits(self.read(embeds, valid[:, None], place[:, None], cache)[:, 0]).argmax(dim=-1)
+
     @torch.no_grad()
     def decode(self, prefix: Prefix, max_new_tokens: int) -> Iterator[Tensor]:
         """Greedy answer tokens, one [B] tensor at a time, until every row has ended (ended rows repeat <eos>)."""
         eos = self.vlm.config.text_config.eos_token_id
         valid, cache = prefix.valid, primed_cache(prefix.keys_values)
-        length = valid.sum(dim=1)
-        last = (torch.arange(valid.shape[1], device=valid.device) * valid).argmax(dim=1)
-        hidden = prefix.hidden[torch.arange(len(last), device=last.device), last]
-        ended = torch.zeros_like(length, dtype=torch.bool)
+        place = valid.sum(dim=1)
+        token = self.first_token(prefix)
+        ended = torch.zeros_like(place, dtype=torch.bool)
         for _ in range(max_new_tokens):
-            token = self.logits(hidden).argmax(dim=-1).masked_fill(ended, eos)
+            token = token.masked_fill(ended, eos)
             ended = ended | (token == eos)
             yield token
             if ended.all():
                 return
-            length = length + 1
+            place = place + 1
             valid = torch.cat([valid, valid.new_ones(len(valid), 1)], dim=1)
-            embeds = self.vlm.get_input_embeddings()(token[:, None])
-            hidden = self.read(embeds, valid[:, None], length[:, None], cache)[:, 0]
+            token = self.next_token(token, place, valid, cache)

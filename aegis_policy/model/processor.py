@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -26,6 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+
+from aegis_policy.data.pixels import scale
 
 PAD, EOS, BOS, UNKNOWN, IMAGE, END = "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "\n"
 IMAGE_CONFIG = "preprocessor_config.json"
@@ -76,15 +77,9 @@ class Processor:
         """SHA-256 of which token has which number."""
         return hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
 
-    def images(self, images: np.ndarray | Tensor) -> Tensor:
+    def images(self, images: np.ndarray) -> Tensor:
         """uint8 [..., H, W, 3] -> float32 [..., 3, S, S] in [-1, 1], resized where H or W is not S."""
-        pixels = torch.as_tensor(images).movedim(-1, -3).float()
-        size = (self.image_size, self.image_size)
-        if pixels.shape[-2:] != size:
-            flat = pixels.flatten(0, -4) if pixels.dim() > 3 else pixels[None]
-            flat = F.interpolate(flat, size=size, mode="bicubic", antialias=True).round().clamp(0, 255)
-            pixels = flat.reshape(*pixels.shape[:-2], *size)
-        return pixels / 127.5 - 1
+        return torch.from_numpy(scale(images, self.image_size))
 
     def prompt(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Questions or instructions -> ids [B, T] and valid [B, T], each "<bos>text<newline>", right-padded."""

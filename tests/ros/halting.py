@@ -23,6 +23,8 @@ from aegis_sim.tasks import make
 from tests.ros.driving import Operator, PolicyProcess
 from tests.ros.light import LEFT, RIGHT, LightRobot, Mode, PolicyServer
 
+PATIENT = ("timeouts.tick:=0.5", "timeouts.images:=2.0", "timeouts.joints:=2.0", "timeouts.chunk:=3.0")
+"""For tests of what a node does while nothing fails: a busy machine shall not fail them."""
 TICK, IMAGES, JOINTS, CHUNK = 0.25, 0.5, 0.25, 0.8  # s, the node's timeouts
 PARAMETERS = (
     "rate:=100.0",

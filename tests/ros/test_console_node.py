@@ -25,7 +25,7 @@ from PIL import Image
 from aegis_ros import chunks
 from aegis_ros.conversions import to_seconds
 from aegis_sim.joints import ARM_JOINTS
-from tests.ros.halting import FULL, STILL, Bench
+from tests.ros.halting import FULL, PATIENT, STILL, Bench
 from tests.ros.light import INFO, LEFT, RIGHT, SPEED, PolicyServer
 from tests.ros.robot import Process
 from tests.server.robot_client import Console, reported, watching
@@ -34,8 +34,6 @@ pytestmark = pytest.mark.sim
 
 NODE = str(Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/console_node"))
 SECONDS = 60.0  # that a busy machine is given
-PATIENT = ("timeouts.tick:=0.5", "timeouts.images:=2.0", "timeouts.joints:=2.0", "timeouts.chunk:=3.0")
-"""How fast the policy node notices what fails is not what is seen here: a busy machine shall not fail it."""
 TRIALS = 5
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from ament_index_python.packages import get_package_prefix
 
 from tests.ros.driving import PolicyProcess
-from tests.ros.halting import panda
+from tests.ros.halting import PATIENT, panda
 from tests.ros.light import LEFT, LightRobot, PolicyServer
 
 pytestmark = pytest.mark.sim
 
+ARGUMENTS = [word for parameter in ("use_sim_time:=false", *PATIENT) for word in ("-p", parameter)]
 OPERATE = str(Path(get_package_prefix("aegis_ros"), "lib/aegis_ros/operate"))
 
 
@@ -37,7 +38,7 @@ def operate(*words: str) -> tuple[int, str]:
 
 
 def test_it_says_what_was_done_and_answered_and_can_be_used_again(url: str) -> None:
-    with PolicyProcess("-p", "use_sim_time:=false", "-p", f"policy:={url}"):
+    with PolicyProcess(*ARGUMENTS, "-p", f"policy:={url}"):
         for _ in range(2):
             status, said = operate(LEFT, "--seconds", "2", "--ask", "how many objects are there?")
             assert status == 0, said
@@ -48,7 +49,7 @@ def test_it_says_what_was_done_and_answered_and_can_be_used_again(url: str) -> N
 
 
 def test_interrupted_it_cancels_first(url: str) -> None:
-    with PolicyProcess("-p", "use_sim_time:=false", "-p", f"policy:={url}"):
+    with PolicyProcess(*ARGUMENTS, "-p", f"policy:={url}"):
         with subprocess.Popen([OPERATE, LEFT, "--ask", "what is it?"], stdout=subprocess.PIPE, text=True) as running:
             assert running.stdout is not None
             assert running.stdout.readline() == f"instruction: {LEFT}\n"
