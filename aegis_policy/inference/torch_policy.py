@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from aegis_policy.data.ahead import Ahead
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
-from aegis_policy.model.real_time import Ahead
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 ONE_THREAD = 50_000_000
@@ -32,9 +32,7 @@ class TorchPolicy:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy = checkpoint.policy.to(self.device).eval()
         self._processor, self._stats = checkpoint.processor, checkpoint.norm_stats
-        trained = self._policy.expert.config.max_delay
-        # An expert that was not trained for it can be guided to any number of committed actions, but for the last.
-        self._info = replace(checkpoint.info, max_delay=trained or checkpoint.info.horizon - 1)
+        self._info = replace(checkpoint.info, max_delay=self._policy.expert.config.most_delay)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
@@ -62,7 +60,7 @@ class TorchPolicy:
         """One pass of the model over all of them; see `aegis_policy.act_many`."""
         for observation in observations:
             check_observation(self._info, observation)
-        ahead = self._ahead(observations)
+        ahead = Ahead.of([seen.pending for seen in observations], self._stats.actions, self._info.horizon)
         with torch.inference_mode() if ahead is None else torch.no_grad():  # guidance takes gradients of its own
             chunks = self._chunks(observations, seeds, ahead)
         actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
@@ -78,24 +76,8 @@ class TorchPolicy:
         normal = torch.as_tensor(self._stats.state.normalize(states), dtype=torch.float32, device=self.device)
         if ahead is None:
             return self._policy.denoise(prefix, normal, noise.to(self.device))
-        return self._policy.go_on(prefix, normal, noise.to(self.device), ahead)
-
-    def _ahead(self, observations: Sequence[Observation]) -> Ahead | None:
-        """What is pending for each; None where nothing is for any."""
-        if all(seen.pending is None for seen in observations):
-            return None
-        actions = np.zeros((len(observations), self._info.horizon, len(self._info.actions)))
-        length, delay = np.zeros((2, len(observations)), np.int64)
-        for row, seen in enumerate(observations):
-            if seen.pending is not None:
-                length[row], delay[row] = len(seen.pending.actions), seen.pending.delay
-                known = np.asarray(seen.pending.actions, np.float64)
-                actions[row, : len(known)] = self._stats.actions.normalize(known)
-        return Ahead(
-            torch.as_tensor(actions, dtype=torch.float32, device=self.device),
-            torch.as_tensor(length, device=self.device),
-            torch.as_tensor(delay, device=self.device),
-        )
+        actions, hold = (torch.as_tensor(each, device=self.device) for each in (ahead.actions, ahead.hold))
+        return self._policy.go_on(prefix, normal, noise.to(self.device), actions, hold)
 
     def _noise(self, seed: int | None) -> torch.Tensor:
         """[H, A], drawn on the CPU: a seed means the same on every device and in every batch."""

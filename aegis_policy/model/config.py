@@ -36,6 +36,11 @@ class ExpertConfig:
     temperature: float = 1.0
     max_delay: int = 0
 
+    @property
+    def most_delay(self) -> int:
+        """The most actions that a chunk can begin with: as many as in training, or, guided, all but the last."""
+        return self.max_delay or self.horizon - 1
+
 
 def tiny_vlm(vocab_size: int, image_token: int, pad: int = 0, bos: int = 2, eos: int = 1) -> PaliGemmaConfig:
     """PaliGemma 2 small enough for two CPU cores: 96 px images of 64 tokens, six language layers of width 128."""

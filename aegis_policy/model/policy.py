@@ -14,7 +14,7 @@ from transformers import PaliGemmaForConditionalGeneration
 from aegis_policy.model.backbone import Backbone, Prefix
 from aegis_policy.model.config import ExpertConfig
 from aegis_policy.model.expert import ActionExpert, primed_cache, roomy_cache
-from aegis_policy.model.real_time import Ahead, conditioned, guided
+from aegis_policy.model.real_time import conditioned, guided
 
 __all__ = ["AegisPolicy", "Prefix", "sample_time"]
 
@@ -92,19 +92,26 @@ class AegisPolicy(Backbone):
         return x[:, 0]
 
     @torch.no_grad()
-    def go_on(self, prefix: Prefix, state: Tensor, noise: Tensor, ahead: Ahead, steps: int | None = None) -> Tensor:
-        """As `denoise`, to actions [B, H, A] that go on from what is `ahead`: see `real_time`.
+    def go_on(
+        self, prefix: Prefix, state: Tensor, noise: Tensor, actions: Tensor, hold: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """As `denoise`, to actions [B, H, A] that go on from those that are pending: see `real_time`.
 
         An expert that was trained to be given its first actions is; any other is guided, which takes gradients: not
         within torch.inference_mode, nor with a prefix that was read in it.
+
+        Args:
+            actions: [B, H, A], hold: [B, H], as `data.ahead.Ahead` has them.
         """
         steps, x = steps or self.expert.config.denoising_steps, self.expert.config.temperature * noise
         if self.expert.config.max_delay:
             cache = roomy_cache(prefix.keys_values, 1 + noise.shape[1])
-            return conditioned(lambda x, time: self.expert(cache, prefix.valid, state, x, time), x, ahead, steps)
+            return conditioned(
+                lambda x, time: self.expert(cache, prefix.valid, state, x, time), *(x, actions, hold, steps)
+            )
         return guided(
             lambda x, time: self.expert(primed_cache(prefix.keys_values), prefix.valid, state, x, time),
-            *(x, ahead, steps),
+            *(x, actions, hold, steps),
         )
 
 

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from aegis_policy.data.ahead import hold
 from aegis_policy.model.expert import primed_cache
 from aegis_policy.model.policy import Prefix
-from aegis_policy.model.real_time import Ahead, conditioned, guided
+from aegis_policy.model.real_time import conditioned, guided
 from tests.model.builders import HORIZON, build_policy, build_processor, build_vlm, gaussian, pixels
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def ahead(actions: torch.Tensor, length: list[int], delay: list[int]) -> Ahead:
-    return Ahead(actions, torch.tensor(length), torch.tensor(delay))
+def ahead(actions: torch.Tensor, length: list[int], delay: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is pending and how much it is held to."""
+    held = hold(np.array(length), np.array(delay), actions.shape[1])
+    return actions, torch.from_numpy(held).to(actions.dtype)
 
 
 def weight(i: int, horizon: int, delay: int, executed: int) -> float:
@@ -33,10 +36,10 @@ def weight(i: int, horizon: int, delay: int, executed: int) -> float:
 
 @pytest.mark.parametrize(("executed", "delay"), [(4, 2), (4, 6), (1, 0), (9, 1), (5, 5)])
 def test_the_mask_is_the_papers(executed, delay):
-    weights = ahead(torch.zeros(2, 10, 1), [10 - executed, 0], [delay, 0]).weights()
+    weights = hold(np.array([10 - executed, 0]), np.array([delay, 0]), 10)
     np.testing.assert_allclose(weights[0], [weight(i, 10, delay, executed) for i in range(10)], rtol=1e-6)
     assert not weights[1].any()  # nothing is pending
-    assert (weights[0].diff() <= 0).all()
+    assert (np.diff(weights[0]) <= 0).all() and (weights[0] == 1).sum() == delay
 
 
 def by_the_paper(velocity, noise, known, executed, delay, steps, h=1e-5):
@@ -80,7 +83,7 @@ def test_guidance_is_the_papers_through_a_field_that_mixes_actions(executed, del
         return flat.tanh().unflatten(2, (5, 2))
 
     pending = ahead(torch.tensor(known), [5 - executed] * 2, [delay] * 2)
-    found = guided(field, torch.tensor(noise), pending, steps).numpy()
+    found = guided(field, torch.tensor(noise), *pending, steps).numpy()
     for one in range(2):
         expected = by_the_paper(velocity, noise[one], known[one], executed, delay, steps)
         np.testing.assert_allclose(found[one], expected, rtol=1e-6, atol=1e-8)
@@ -104,7 +107,7 @@ def test_where_actions_go_together_the_free_ones_follow_the_held_ones():
         expected = m + gain(t) * (x.mean(dim=2, keepdim=True) - (1 - t) * m)
         return (x - expected) / t
 
-    found = guided(field, noise, ahead(torch.full((1, horizon, 1), target).double(), [delay], [delay]), steps)
+    found = guided(field, noise, *ahead(torch.full((1, horizon, 1), target).double(), [delay], [delay]), steps)
     mean = noise.mean().item()
     for step in range(steps):
         t = 1 - step / steps
@@ -113,7 +116,7 @@ def test_where_actions_go_together_the_free_ones_follow_the_held_ones():
         scale = steps if step == 0 else min(steps, ((1 - t) ** 2 + t**2) / (t * (1 - t)))
         mean -= ((mean - end) / t - scale * pull) / steps
     torch.testing.assert_close(found, torch.full_like(found, mean))
-    free = guided(field, noise, ahead(torch.zeros(1, horizon, 1).double(), [0], [0]), steps)
+    free = guided(field, noise, *ahead(torch.zeros(1, horizon, 1).double(), [0], [0]), steps)
     assert (free - target).abs().min() > 1 and (found - target).abs().max() < 0.5 * (free - target).abs().min()
 
 
@@ -126,7 +129,7 @@ def test_conditioned_actions_stay_clean_and_the_field_is_told():
         seen.append((x.clone(), time.clone()))
         return torch.ones_like(x)
 
-    found = conditioned(field, noise, pending, 4)
+    found = conditioned(field, noise, *pending, 4)
     for step, (x, time) in enumerate(seen):
         assert torch.equal(x[1, 0, :3], known[1, :3]) and not time[1, 0, :3].any()
         assert (time[0] == 1 - step / 4).all() and (time[1, 0, 3:] == 1 - step / 4).all()
@@ -147,7 +150,7 @@ def exact():
 def test_the_product_goes_through_the_expert(exact):
     policy, prefix = exact
     state, noise, known = gaussian(2, 2).double(), gaussian(2, HORIZON, 3).double(), gaussian(2, HORIZON, 3, seed=1)
-    found = policy.go_on(prefix, state, noise, ahead(known.double(), [2, 1], [1, 1]), steps=2).numpy()
+    found = policy.go_on(prefix, state, noise, *ahead(known.double(), [2, 1], [1, 1]), steps=2).numpy()
     for one in range(2):
         alone = Prefix(
             [(keys[one : one + 1], values[one : one + 1]) for keys, values in prefix.keys_values],
@@ -172,10 +175,10 @@ def test_with_nothing_pending_both_are_denoising(policy, processor, monkeypatch)
     state, noise = gaussian(2, 2), gaussian(2, HORIZON, 3)
     nothing = ahead(torch.zeros(2, HORIZON, 3), [0, 0], [0, 0])
     plain = policy.denoise(prefix, state, noise)
-    assert torch.equal(policy.go_on(prefix, state, noise, nothing), plain)
+    torch.testing.assert_close(policy.go_on(prefix, state, noise, *nothing), plain, **CLOSE)
     monkeypatch.setattr(policy.expert, "config", replace(policy.expert.config, max_delay=2))
-    assert torch.equal(policy.go_on(prefix, state, noise, nothing), plain)
+    assert torch.equal(policy.go_on(prefix, state, noise, *nothing), plain)
     known = gaussian(2, HORIZON, 3, seed=1)
-    held = policy.go_on(prefix, state, noise, ahead(known, [3, 3], [2, 0]))
+    held = policy.go_on(prefix, state, noise, *ahead(known, [3, 3], [2, 0]))
     assert torch.equal(held[0, :2], known[0, :2])
     torch.testing.assert_close(held[1], plain[1], **CLOSE)
