@@ -47,6 +47,7 @@ class PolicyInfo:
         control_hz: how many actions a second the chunk was trained for.
         instructions: instructions it was trained on (a sample when there are many).
         checkpoint: SHA-256 of the model's weights.
+        max_delay: the most committed actions that `act` can begin a chunk with, see `Pending`; 0 if it cannot.
     """
 
     model: str
@@ -57,6 +58,7 @@ class PolicyInfo:
     control_hz: float
     instructions: tuple[str, ...]
     checkpoint: str
+    max_delay: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,7 +74,25 @@ class PolicyInfo:
             control_hz=data["control_hz"],
             instructions=tuple(data["instructions"]),
             checkpoint=data["checkpoint"],
+            max_delay=data.get("max_delay", 0),  # servers from before there was a choice do not say
         )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the robot is yet to carry out of its last chunk, which the next is to go on from: real-time chunking.
+
+    An action that displaces does so from where the one before it led, not from where the robot was observed. So a
+    chunk's actions mean the same in the next chunk, and are handed on as they are.
+
+    Attributes:
+        actions: float32 [1 to H, A], SI units; the first is the one that is due at the observation's stamp.
+        delay: d, how many of them are committed: they are carried out whatever the next chunk says, which therefore
+            begins with them and takes over with its action d. The others are a wish.
+    """
+
+    actions: np.ndarray
+    delay: int
 
 
 @dataclass(frozen=True)
@@ -84,12 +104,14 @@ class Observation:
         state: float32 [S], SI units, in the order of `PolicyInfo.state`.
         instruction: what to do, in words.
         stamp: when it was taken, in seconds (of whatever clock the caller keeps).
+        pending: what of the last chunk is still to be carried out, for a policy whose `max_delay` is above 0.
     """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
     instruction: str
     stamp: float = 0.0
+    pending: Pending | None = None
 
 
 @dataclass(frozen=True)
@@ -185,3 +207,22 @@ def check_observation(info: PolicyInfo, observation: Observation) -> None:
         raise ObservationError(f"state: not a finite number: {', '.join(bad)}")
     if not observation.instruction.strip():
         raise ObservationError("instruction: empty; say what to do, for example 'pick up the red cube'")
+    if observation.pending is not None:
+        _check_pending(info, observation.pending)
+
+
+def _check_pending(info: PolicyInfo, pending: Pending) -> None:
+    if not info.max_delay:
+        raise ObservationError("pending: this policy begins every chunk anew (its max_delay is 0); leave it out")
+    actions, width = np.asarray(pending.actions), len(info.actions)
+    if actions.ndim != 2 or not 1 <= len(actions) <= info.horizon or actions.shape[1] != width:
+        raise ObservationError(
+            f"pending.actions: expected 1 to {info.horizon} actions of {width} floats, got shape {list(actions.shape)}"
+        )
+    if not np.issubdtype(actions.dtype, np.floating) or not np.isfinite(actions).all():
+        raise ObservationError(f"pending.actions: expected finite floats, got {actions.dtype}, or one is not finite")
+    if not 0 <= pending.delay <= min(info.max_delay, len(actions)):
+        raise ObservationError(
+            f"pending.delay is {pending.delay}: expected 0 to {min(info.max_delay, len(actions))}, for "
+            f"{len(actions)} pending actions and this policy's max_delay of {info.max_delay}"
+        )

@@ -30,6 +30,8 @@ from aegis_policy.policy import (
 class LinearPolicy:
     """Actions are a fixed linear map of the state and the images' mean colours, plus noise of the seed.
 
+    Those that are committed come first, as they were told, and then half of what is pending besides is added.
+
     Its answer is the mean of each image. Asked how many answers were given up, it says how many of its generators were
     closed before their end; asked to count, it counts slowly and for long. The instruction "break" makes it fail as a
     policy with a bug does, "diverge" makes it give actions that are not numbers; the question "break midway?" makes it
@@ -46,6 +48,7 @@ class LinearPolicy:
         control_hz=10.0,
         instructions=("pick up the red cube",),
         checkpoint="0" * 64,
+        max_delay=3,
     )
 
     def __init__(self, gate: Path | None = None, gain: float = 1.0) -> None:
@@ -71,7 +74,11 @@ class LinearPolicy:
         if observation.instruction == "diverge":
             actions *= np.float32(np.nan)
         actions *= np.float32(self.gain)
-        return ActionChunk(actions.reshape(self.info.horizon, -1), observation.stamp)
+        actions = actions.reshape(self.info.horizon, -1)
+        if (pending := observation.pending) is not None:
+            actions[: len(pending.actions)] += np.asarray(pending.actions, np.float32) / 2
+            actions[: pending.delay] = pending.actions[: pending.delay]
+        return ActionChunk(actions, observation.stamp)
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         check_images(self.info, images, all_cameras=False)

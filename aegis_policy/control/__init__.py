@@ -4,6 +4,7 @@ from aegis_policy.control.checks import Rejection
 from aegis_policy.control.controller import Command, Controller
 from aegis_policy.control.limiter import TOLERANCE
 from aegis_policy.control.limits import AxisLimits, GripperLimits, Limits, read_limits
+from aegis_policy.control.real_time import RealTime
 from aegis_policy.control.safety import State, TransitionError
 from aegis_policy.control.scheduler import Asynchronous, Scheduler, Synchronous, TemporalEnsemble
 from aegis_policy.control.space import ActionSpace
@@ -18,6 +19,7 @@ __all__ = [
     "Controller",
     "GripperLimits",
     "Limits",
+    "RealTime",
     "Rejection",
     "Scheduler",
     "State",

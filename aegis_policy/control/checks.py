@@ -16,7 +16,7 @@ class Rejection:
     """Why a chunk is not followed.
 
     Attributes:
-        check: which check it failed: "state", "shape", "finite", "stamp", "jump" or "jerk".
+        check: which check it failed: "state", "shape", "finite", "stamp", "late", "jump" or "jerk".
         reason: what, where, how much and against which limit.
     """
 

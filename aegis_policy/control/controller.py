@@ -25,7 +25,7 @@ from aegis_policy.control.scheduler import Scheduler
 from aegis_policy.control.space import ActionSpace
 from aegis_policy.control.track import Track
 from aegis_policy.control.watchdog import Timeouts, Watchdog
-from aegis_policy.policy import ActionChunk, PolicyInfo
+from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,12 @@ class Controller:
             control_hz: how often `tick` will be called; any rate, whatever the chunks'.
 
         Raises:
-            ValueError: the actions cannot be controlled, the limits do not fit them, or a time is impossible.
+            ValueError: the actions cannot be controlled, the limits do not fit them, the scheduler asks more of the
+                policy than it can, or a time is impossible.
         """
         self._space = ActionSpace(info)
         check_limits(self._space, limits)
+        scheduler.fit(info)
         self._limits, self._scheduler, self._timeouts = limits, scheduler, timeouts
         self._watchdog, self._safety = Watchdog(timeouts, 1 / control_hz), SafetyMachine()
         self._limiter: Limiter | None = None  # there once something was commanded
@@ -144,6 +146,15 @@ class Controller:
             at_rest = self._limiter is None or self._limiter.at_rest
             return self._safety.state is State.RUNNING and self._scheduler.wants_chunk(now, at_rest)
 
+    def ask(self, stamp: float) -> Pending | None:
+        """What the policy is to be told of the last chunk, with the observation of `stamp` (s) that it is to act on.
+
+        With a scheduler of real-time chunking, only what was asked for here may be offered.
+        """
+        with self._lock:
+            running = self._safety.state is State.RUNNING and np.isfinite(stamp)
+            return self._scheduler.ask(stamp) if running else None
+
     def offer(self, chunk: ActionChunk, now: float) -> Rejection | None:
         """Hand in a chunk; if it is not fit to be followed, nothing changes and the reason comes back."""
         with self._lock:
@@ -194,8 +205,20 @@ class Controller:
             return Rejection("state", f"{waiting}{why}")
         if rejection := check_actions(self._space, chunk.actions) or self._check_stamp(chunk.stamp, now):
             return rejection
-        actions, start = self._scheduler.schedule(chunk, now)
-        plan = Plan(self._space, actions, start=start, anchor=self._track.at(start), stamp=chunk.stamp)
+        layout = self._scheduler.schedule(chunk, now)
+        if isinstance(layout, Rejection):
+            if wrong := self._scheduler.trouble:
+                self._safety.halt(wrong)
+            return layout
+        anchor = self._track.at(layout.start) if layout.anchor is None else layout.anchor
+        plan = Plan(
+            self._space,
+            layout.actions,
+            start=layout.start,
+            anchor=anchor,
+            stamp=chunk.stamp,
+            behind=layout.behind,
+        )
         if plan.end <= now:
             return Rejection("stamp", f"its last action was due {now - plan.end:.3g} s ago")
         if rejection := check_plan(self._space, plan, self._limits, present, now):

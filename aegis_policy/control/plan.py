@@ -17,15 +17,25 @@ class Plan:
 
     Attributes:
         start, step: s, of the caller's clock.
+        actions: [H, A], as they were given.
         places: coordinates, float64 [H+1, A], the first at `start`.
         stamp: of the observation that the chunk answers.
+        behind: how many of the chunk's actions were due before `start`.
     """
 
     def __init__(
-        self, space: ActionSpace, actions: np.ndarray, *, start: float, anchor: np.ndarray, stamp: float
+        self,
+        space: ActionSpace,
+        actions: np.ndarray,
+        *,
+        start: float,
+        anchor: np.ndarray,
+        stamp: float,
+        behind: int = 0,
     ) -> None:
         """Lay out `actions` [H, A] from `start` (s) and coordinates `anchor` [A]."""
         self.start, self.step, self.stamp = start, 1 / space.control_hz, stamp
+        self.actions, self.behind = actions, behind
         self.places = space.waypoints(actions, anchor)
         self.moving = space.moving
         p, v = self.places, _spline_velocities(self.places, self.step) * self.step  # per step: u runs from 0 to 1

@@ -3,6 +3,7 @@
     Synchronous          observe, infer, carry out, stand; then observe again. Steady, and slow
     Asynchronous         infer while moving; the newest chunk takes over from the action that is due by now
     TemporalEnsemble     as asynchronous, but the target is the weighted mean of all chunks that cover the instant
+    RealTime             as asynchronous, but a chunk goes on from the one before it; see `real_time`
 
 A scheduler decides when a chunk's first action is due and what becomes of the chunks before it. It knows nothing of
 limits: a seam between two chunks is the limiter's to smooth.
@@ -12,16 +13,40 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import exp
+from typing import NamedTuple
 
 import numpy as np
 
+from aegis_policy.control.checks import Rejection
 from aegis_policy.control.limiter import Target
 from aegis_policy.control.plan import Plan
-from aegis_policy.policy import ActionChunk
+from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
+
+
+class Layout(NamedTuple):
+    """What to follow.
+
+    Attributes:
+        actions: [N, A].
+        start: s, when the first is due.
+        anchor: coordinates [A] that it goes on from; None for where the robot was commanded to be at that time.
+        behind: how many of the chunk's actions were due before that.
+    """
+
+    actions: np.ndarray
+    start: float
+    anchor: np.ndarray | None = None
+    behind: int = 0
 
 
 class Scheduler(ABC):
-    """Chunks in, a target for every instant out."""
+    """Chunks in, a target for every instant out.
+
+    Attributes:
+        trouble: why there is no point in going on; "" while there is.
+    """
+
+    trouble = ""
 
     def __init__(self, execute: int) -> None:
         """Ask for a new chunk every `execute` >= 1 actions."""
@@ -34,16 +59,23 @@ class Scheduler(ABC):
     def newest(self) -> Plan | None:
         return self._plans[-1] if self._plans else None
 
+    def fit(self, info: PolicyInfo) -> None:  # noqa: B027 - most schedulers take any policy
+        """Get ready for the chunks of a policy. Raises ValueError if it cannot do what this needs."""
+
     def clear(self) -> None:
         """Forget all chunks."""
         self._plans.clear()
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float]:
-        """The actions [<= H, A] of `chunk` to lay out, and when the first is due (s).
+    def ask(self, stamp: float) -> Pending | None:
+        """What the policy is to be told with the observation of `stamp` (s) that its next chunk is to answer."""
+        return None
 
-        That is when they were observed for; for the first chunk of all it is now, as the robot has stood since.
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
+        """What of `chunk` to follow from when on, or why it cannot be followed.
+
+        It is due when it was observed for; the first chunk of all is due now, as the robot has stood since.
         """
-        return chunk.actions, now if self.newest is None else chunk.stamp
+        return Layout(chunk.actions, now if self.newest is None else chunk.stamp)
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
         """Whether it is time to observe for the next chunk."""
@@ -72,8 +104,8 @@ class Asynchronous(Scheduler):
 class Synchronous(Asynchronous):
     """The first `execute` actions of a chunk from the moment it is there; then standstill until the next."""
 
-    def schedule(self, chunk: ActionChunk, now: float) -> tuple[np.ndarray, float]:
-        return chunk.actions[: self.execute], now
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout:
+        return Layout(chunk.actions[: self.execute], now)
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
         return self.newest is None or (now >= self.newest.end and at_rest)

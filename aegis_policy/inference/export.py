@@ -2,11 +2,14 @@
 
     vision    images [B, K, 3, S, S]                              -> seen [B, K*N, W]
     prefix    seen, ids and valid [B, T]                          -> token [B], keys and values of the P = K*N + T read
-    step      noisy [B, H, A], time [B], state [B, S],
+    step      noisy [B, H, A], time [B, H], state [B, S],
               valid [B, P], keys and values                       -> velocity [B, H, A]
+    guide     noisy [B, H, A], time [B], actions [B, H, A],
+              hold [B, H], state, valid, keys and values          -> velocity and pull [B, H, A]
     decode    token [B], place [B], valid [B, Q+1],
               past keys and values of Q                           -> token [B], keys and values of Q + 1
 
+`guide` is a step towards what is pending (`model.real_time.pull`), of a policy that was not trained to be given it.
 Weights lie beside the graphs in one file, once each, however many graphs use them: the language model is in two.
 """
 
@@ -18,6 +21,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,15 +32,17 @@ import onnxscript  # noqa: F401 - torch's exporter needs it: told at once, befor
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
-from aegis_policy.inference.manifest import GRAPHS, TOKENIZER, WEIGHTS, Graph, Manifest, Value, graph_file, sha256
+from aegis_policy.inference.derivative import export_derivative
+from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, Value, graph_file, sha256
 from aegis_policy.inference.onnx_policy import OnnxPolicy
 from aegis_policy.inference.torch_policy import TorchPolicy
 from aegis_policy.model.checkpoint import Checkpoint, load
 from aegis_policy.model.expert import KeysValues, primed_cache
 from aegis_policy.model.policy import AegisPolicy
-from aegis_policy.policy import Observation
+from aegis_policy.model.real_time import pull
+from aegis_policy.policy import Observation, Pending
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +93,11 @@ def _compare(checkpoint: Checkpoint, folder: Path) -> float:
     for seed, instruction in enumerate(info.instructions[:PROBES]):
         images = {each.name: rng.integers(0, 256, (each.height, each.width, 3), np.uint8) for each in info.cameras}
         state = (stats.state.mean + stats.state.std * rng.normal(size=len(info.state))).astype(np.float32)
-        seen = Observation(images, state, instruction)
-        ours, theirs = (policy.act(seen, seed=seed).actions for policy in (exported, torches))
-        worst = max(worst, float(np.abs((ours - theirs) / stats.actions.scale).max()))
+        first = Observation(images, state, instruction)
+        pending = Pending(torches.act(first, seed=seed).actions[1:], 1)
+        for seen in (first, replace(first, pending=pending)):
+            ours, theirs = (policy.act(seen, seed=seed).actions for policy in (exported, torches))
+            worst = max(worst, float(np.abs((ours - theirs) / stats.actions.scale).max()))
         answers = ["".join(policy.ask(images, QUESTION)) for policy in (exported, torches)]
         if not worst < TOLERANCE or answers[0] != answers[1]:
             raise ValueError(
@@ -106,7 +114,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
     graphs = {name: Graph(_values(model.graph.inputs), _values(model.graph.outputs)) for name, model in models.items()}
     _save(models, folder)
     Manifest(
-        info=checkpoint.info,
+        info=TorchPolicy(checkpoint, "cpu").info,
         norm_stats=checkpoint.norm_stats,
         image_size=checkpoint.processor.image_size,
         bos=tokenizer.bos_token_id,
@@ -115,7 +123,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
         denoising_steps=expert.denoising_steps,
         temperature=expert.temperature,
         graphs=graphs,
-        files={name: sha256(folder / name) for name in (*map(graph_file, GRAPHS), WEIGHTS, TOKENIZER)},
+        files={name: sha256(folder / name) for name in (*map(graph_file, graphs), WEIGHTS, TOKENIZER)},
         opset=models["step"].opset_imports[""],
         versions={package: version(package) for package in PACKAGES},
     ).save(folder)
@@ -142,8 +150,18 @@ class _Prefix(_Graph):
 
 class _Step(_Graph):
     def forward(self, noisy: Tensor, time: Tensor, state: Tensor, valid: Tensor, read: list[Tensor]) -> Tensor:
-        cache = primed_cache(_paired(read))
-        return self.policy.expert(cache, valid, state, noisy[:, None], time[:, None])[:, 0]
+        return self.policy.expert(primed_cache(_paired(read)), valid, state, noisy[:, None], time[:, None])[:, 0]
+
+
+class _Guide(_Graph):
+    def forward(
+        self, noisy: Tensor, time: Tensor, actions: Tensor, hold: Tensor, state: Tensor, valid: Tensor, *read: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def field(x: Tensor, time: Tensor) -> Tensor:
+            return self.policy.expert(primed_cache(_paired(read)), valid, state, x, time)
+
+        velocity, bend = pull(field, noisy[:, None], time[:, None], actions, hold)
+        return velocity[:, 0], bend[:, 0]
 
 
 class _Decode(_Graph):
@@ -169,6 +187,17 @@ class _Case(NamedTuple):
     free: dict[str, Any]
     outputs: list[str]
 
+    def program(self) -> ExportedProgram:
+        module = self.module.eval()
+        if not isinstance(module, _Guide):
+            return torch.export.export(module, (), self.example, dynamic_shapes=self.free, strict=False)
+        single = [key for key in self.example if key != "read"]
+        return export_derivative(
+            module,
+            [*(self.example[key] for key in single), *self.example["read"]],
+            [*(self.free[key] for key in single), *self.free["read"]],
+        )
+
 
 def _cases(policy: AegisPolicy) -> dict[str, _Case]:
     """By graph. What has been read is one list, keys and values of one layer after the other."""
@@ -184,10 +213,15 @@ def _cases(policy: AegisPolicy) -> dict[str, _Case]:
     words = {0: batch, 1: Dim("words")}
     motion = {
         "noisy": torch.randn(rows, expert.horizon, expert.action_dim),
-        "time": torch.rand(rows),
+        "time": torch.rand(rows, expert.horizon),
         "state": torch.randn(rows, expert.state_dim),
     }
-    return {
+    pending = {
+        "actions": torch.randn(rows, expert.horizon, expert.action_dim),
+        "hold": torch.rand(rows, expert.horizon),
+    }
+    guided = {"noisy": motion["noisy"], "time": torch.rand(rows)} | pending | {"state": motion["state"]}
+    cases = {
         "vision": _Case(_Vision(policy), {"images": images}, {"images": {0: batch, 1: Dim("cameras")}}, ["seen"]),
         "prefix": _Case(
             _Prefix(policy),
@@ -208,6 +242,14 @@ def _cases(policy: AegisPolicy) -> dict[str, _Case]:
             ["token", *pairs],
         ),
     }
+    if not expert.max_delay:
+        cases[GUIDE] = _Case(
+            _Guide(policy),
+            guided | {"valid": valid, "read": read},
+            {**dict.fromkeys(guided, rows_alone), "valid": {0: batch, 1: past}, "read": free_read},
+            ["velocity", "pull"],
+        )
+    return cases
 
 
 def _pairs(layers: int) -> list[str]:
@@ -219,10 +261,8 @@ def _trace(name: str, case: _Case) -> ir.Model:
     log.info("exporting %s", name)
     inputs = [key for key in case.example if key != "read"] + _pairs(len(case.example.get("read", ())) // 2)
     with _quietly(), torch.no_grad():
-        # Traced here: torch.onnx.export, if left to do so, fixes a dimension that it cannot keep free.
-        program = torch.export.export(case.module.eval(), (), case.example, dynamic_shapes=case.free, strict=False)
         exported = torch.onnx.export(
-            program,
+            case.program(),  # if left to torch.onnx.export, it fixes a dimension that it cannot keep free
             dynamo=True,
             input_names=[f"in_{name}" for name in inputs],
             output_names=case.outputs,

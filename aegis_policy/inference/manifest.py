@@ -13,9 +13,11 @@ from aegis_policy.data.normalize import NormStats
 from aegis_policy.policy import PolicyInfo
 
 FILE = "manifest.json"
-FORMAT, VERSION = "aegis-onnx", 1
+FORMAT, VERSION = "aegis-onnx", 2
 WEIGHTS, TOKENIZER = "weights.bin", "tokenizer.json"
 GRAPHS = ("vision", "prefix", "step", "decode")
+GUIDE = "guide"
+"""One more, of a policy that was not trained to be given its first actions."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class Manifest:
     """An exported policy, but for its weights and words.
 
     Attributes:
-        info: as the checkpoint's; `info.checkpoint` is the hash of the weights that were exported.
+        info: as the torch backend's; `info.checkpoint` is the hash of the weights that were exported.
         norm_stats: what turns SI units into what the graphs see, and back.
         image_size: pixels on a side of the images that `vision` takes, in [-1, 1].
         bos, eos, pad: tokens that begin a prompt, end an answer, and fill up a row.
         denoising_steps, temperature: of the Euler steps from noise to actions (`ExpertConfig`).
-        graphs: by name, each of GRAPHS.
+        graphs: by name, each of GRAPHS and, where there is one, GUIDE.
         files: SHA-256 of every other file of the folder, by name.
         opset: of the graphs' operators.
         versions: of the packages that made them.
@@ -101,7 +103,8 @@ class Manifest:
 
     def check(self, folder: Path) -> None:
         """Raise FileNotFoundError or ValueError, naming the file, unless all files are there as they were written."""
-        if set(self.files) != {*map(graph_file, GRAPHS), WEIGHTS, TOKENIZER} or set(self.graphs) != set(GRAPHS):
+        named = {*map(graph_file, self.graphs), WEIGHTS, TOKENIZER}
+        if set(self.files) != named or set(self.graphs) - {GUIDE} != set(GRAPHS):
             raise ValueError(f"{folder / FILE}: does not name the files and graphs of an exported policy")
         for name, expected in self.files.items():
             if not (folder / name).is_file():

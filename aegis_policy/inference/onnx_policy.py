@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from aegis_policy.data.ahead import Ahead, guidance
 from aegis_policy.data.pixels import scale
-from aegis_policy.inference.manifest import GRAPHS, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
+from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
 from aegis_policy.inference.noise import randn
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
@@ -52,7 +53,8 @@ class OnnxPolicy:
         if (folder / WEIGHTS).stat().st_size < ONE_THREAD:
             options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 1))
         self._graphs = {
-            name: _Graph(folder / graph_file(name), manifest.graphs[name], self.device, options) for name in GRAPHS
+            name: _Graph(folder / graph_file(name), graph, self.device, options)
+            for name, graph in manifest.graphs.items()
         }
         log.info("%s: onnxruntime %s, %s", folder, ort.__version__, self.provider)
 
@@ -78,19 +80,41 @@ class OnnxPolicy:
         states = np.stack([np.asarray(seen.state, np.float64) for seen in observations])
         normal = stats.state.normalize(states).astype(np.float32)
         noise = np.stack([randn(seed, self.info.horizon, len(self.info.actions)) for seed in seeds])
-        chunks = self._denoise(noise, {"in_state": self._place(normal), "in_valid": self._place(valid)} | _inputs(read))
+        x = np.float32(self._manifest.temperature) * noise
+        given = {"in_state": self._place(normal), "in_valid": self._place(valid)} | _inputs(read)
+        ahead = Ahead.of([seen.pending for seen in observations], stats.actions, self.info.horizon)
+        if ahead is not None and GUIDE in self._graphs:
+            chunks = self._guided(x, given, ahead)
+        else:
+            chunks = self._denoise(x, given, ahead)
         actions = stats.actions.unnormalize(chunks.astype(np.float64)).astype(np.float32)
         return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
 
-    def _denoise(self, noise: np.ndarray, given: Values) -> np.ndarray:
-        """`AegisPolicy.denoise`: [B, H, A] -> [B, H, A]. What is given stays where it is from step to step."""
-        steps = self._manifest.denoising_steps
-        x = np.float32(self._manifest.temperature) * noise
-        call = _Call(self._graphs["step"], given)
+    def _denoise(self, x: np.ndarray, given: Values, ahead: Ahead | None) -> np.ndarray:
+        """`AegisPolicy.denoise`, or `real_time.conditioned`: [B, H, A] -> [B, H, A].
+
+        What is given stays where it is from step to step.
+        """
+        steps, call = self._manifest.denoising_steps, _Call(self._graphs["step"], given)
+        hold, actions = (np.zeros(x.shape[:2]), x) if ahead is None else (ahead.hold, ahead.actions)
+        committed = hold == 1
         for step in range(steps):
-            time = np.full(len(x), 1 - step / steps, np.float32)
+            x = np.where(committed[..., None], actions, x)
+            time = np.where(committed, 0, 1 - step / steps).astype(np.float32)
             velocity = call.run({"in_noisy": self._place(x), "in_time": self._place(time)}, ["velocity"])["velocity"]
             x = x - velocity.numpy() / np.float32(steps)
+        return np.where(committed[..., None], actions, x)
+
+    def _guided(self, x: np.ndarray, given: Values, ahead: Ahead) -> np.ndarray:
+        """`real_time.guided`: [B, H, A] -> [B, H, A]."""
+        steps = self._manifest.denoising_steps
+        pending = {"in_actions": self._place(ahead.actions), "in_hold": self._place(ahead.hold)}
+        call = _Call(self._graphs[GUIDE], given | pending)
+        for step in range(steps):
+            time = np.full(len(x), 1 - step / steps, np.float32)
+            found = call.run({"in_noisy": self._place(x), "in_time": self._place(time)})
+            pull = np.float32(guidance(1 - step / steps, steps)) * found["pull"].numpy()
+            x = x - (found["velocity"].numpy() - pull) / np.float32(steps)
         return x
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:

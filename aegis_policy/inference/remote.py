@@ -59,17 +59,16 @@ class RemotePolicy:
     def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
         """The next chunk of actions, as `Policy.act`."""
         check_observation(self.info, observation)
-        answer = self._call(
-            "POST",
-            "/v1/act",
-            {
-                "images": dict(observation.images),
-                "state": np.asarray(observation.state),
-                "instruction": observation.instruction,
-                "stamp": float(observation.stamp),
-                "seed": None if seed is None else int(seed),
-            },
-        )
+        body = {
+            "images": dict(observation.images),
+            "state": np.asarray(observation.state),
+            "instruction": observation.instruction,
+            "stamp": float(observation.stamp),
+            "seed": None if seed is None else int(seed),
+        }
+        if (pending := observation.pending) is not None:  # a server that does not know of it need not be told
+            body["pending"] = {"actions": np.asarray(pending.actions), "delay": int(pending.delay)}
+        answer = self._call("POST", "/v1/act", body)
         try:
             return ActionChunk(actions=np.array(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
         except (KeyError, TypeError, ValueError) as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from aegis_policy.data.ahead import Ahead
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
@@ -29,7 +31,8 @@ class TorchPolicy:
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._policy = checkpoint.policy.to(self.device).eval()
-        self._processor, self._info, self._stats = checkpoint.processor, checkpoint.info, checkpoint.norm_stats
+        self._processor, self._stats = checkpoint.processor, checkpoint.norm_stats
+        self._info = replace(checkpoint.info, max_delay=self._policy.expert.config.most_delay)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
@@ -53,18 +56,28 @@ class TorchPolicy:
         """See `Policy.act`."""
         return self.act_many([observation], [seed])[0]
 
-    @torch.inference_mode()
     def act_many(self, observations: Sequence[Observation], seeds: Sequence[int | None]) -> list[ActionChunk]:
         """One pass of the model over all of them; see `aegis_policy.act_many`."""
         for observation in observations:
             check_observation(self._info, observation)
+        ahead = Ahead.of([seen.pending for seen in observations], self._stats.actions, self._info.horizon)
+        with torch.inference_mode() if ahead is None else torch.no_grad():  # guidance takes gradients of its own
+            chunks = self._chunks(observations, seeds, ahead)
+        actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
+        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+
+    def _chunks(
+        self, observations: Sequence[Observation], seeds: Sequence[int | None], ahead: Ahead | None
+    ) -> torch.Tensor:
+        """[B, H, A], normalised."""
         prefix = self._encode([seen.images for seen in observations], [seen.instruction for seen in observations])
         noise = torch.stack([self._noise(seed) for seed in seeds])  # (B, H, A)
         states = np.stack([np.asarray(seen.state, np.float64) for seen in observations])
         normal = torch.as_tensor(self._stats.state.normalize(states), dtype=torch.float32, device=self.device)
-        chunks = self._policy.denoise(prefix, normal, noise.to(self.device))
-        actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
-        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+        if ahead is None:
+            return self._policy.denoise(prefix, normal, noise.to(self.device))
+        actions, hold = (torch.as_tensor(each, device=self.device) for each in (ahead.actions, ahead.hold))
+        return self._policy.go_on(prefix, normal, noise.to(self.device), actions, hold)
 
     def _noise(self, seed: int | None) -> torch.Tensor:
         """[H, A], drawn on the CPU: a seed means the same on every device and in every batch."""

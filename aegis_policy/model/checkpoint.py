@@ -93,7 +93,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, weights: Mapping[str, Tenso
         "vlm": {k: v for k, v in policy.vlm.config.to_dict().items() if k != "_name_or_path"},
         "vocabulary": Processor.from_pretrained(folder).vocabulary(),  # as it will be read
         "expert": asdict(policy.expert.config),
-        "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k != "checkpoint"},
+        "interface": {k: v for k, v in checkpoint.info.to_dict().items() if k not in ("checkpoint", "max_delay")},
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = stored_weights(policy) if weights is None else weights

@@ -23,6 +23,8 @@ class ExpertConfig:
         denoising_steps: Euler steps from noise to actions.
         temperature: standard deviation of the noise that these start from; 0 for the same chunk whatever the seed.
             Training knows 1 alone; less gives up variety for precision (docs/method.md).
+        max_delay: the most actions of a chunk that it was trained to be given (`aegis train --max-delay`); 0 if it was
+            not, and is to be guided to them.
     """
 
     width: int
@@ -32,6 +34,12 @@ class ExpertConfig:
     horizon: int
     denoising_steps: int = 10
     temperature: float = 1.0
+    max_delay: int = 0
+
+    @property
+    def most_delay(self) -> int:
+        """The most actions that a chunk can begin with: as many as in training, or, guided, all but the last."""
+        return self.max_delay or self.horizon - 1
 
 
 def tiny_vlm(vocab_size: int, image_token: int, pad: int = 0, bos: int = 2, eos: int = 1) -> PaliGemmaConfig:

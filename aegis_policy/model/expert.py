@@ -53,7 +53,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
-    """[...] times in (0, 1] -> [..., width]: sines and cosines of periods 4e-3 to 4 (openpi)."""
+    """[...] times in [0, 1] -> [..., width]: sines and cosines of periods 4e-3 to 4 (openpi)."""
     half = width // 2
     periods = 4e-3 * (4.0 / 4e-3) ** torch.linspace(0, 1, half, device=time.device, dtype=torch.float32)
     angle = time.float()[..., None] * (2 * math.pi / periods)
@@ -99,11 +99,12 @@ class ActionExpert(nn.Module):
             valid: [B, P] bool, prefix tokens that are not padding.
             state: [B, S], normalised.
             noisy: [B, M, H, A], M noisy chunks that share the prefix.
-            time: [B, M] in (0, 1]; 1 is noise, 0 is action.
+            time: [B, M], or [B, M, H] where each action has its own; 1 is noise, 0 is action.
         """
         _, m, h, _ = noisy.shape
         actions = self.action_in(noisy)  # (B, M, H, W)
-        when = time_embedding(time, self.config.width).to(actions.dtype)[:, :, None].expand_as(actions)
+        time = time if time.dim() == 3 else time[:, :, None]
+        when = time_embedding(time, self.config.width).to(actions.dtype).expand_as(actions)
         actions = self.time_out(F.silu(self.time_in(torch.cat([actions, when], dim=-1))))
         states = self.state_in(state).to(actions.dtype)[:, None, None].expand(-1, m, -1, -1)
         suffix = torch.cat([states, actions], dim=2).flatten(1, 2)  # (B, M(1+H), W)

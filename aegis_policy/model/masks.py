@@ -33,9 +33,9 @@ def suffix_mask(valid: Tensor, samples: int, horizon: int) -> Tensor:
     The M noise samples stand side by side in the sequence and cannot see one another: the prefix's keys are read by
     all of them and copied for none.
     """
-    block = torch.ones(1 + horizon, 1 + horizon, dtype=torch.bool, device=valid.device)
-    block[0, 1:] = False  # the state does not see the actions
-    own = torch.block_diag(*[block] * samples).bool()
+    place = torch.arange(samples * (1 + horizon), device=valid.device)
+    sample, state = place // (1 + horizon), place % (1 + horizon) == 0
+    own = (sample[:, None] == sample) & (~state[:, None] | state)  # the state does not see the actions
     own = own[None].expand(valid.shape[0], -1, -1)
     return torch.cat([valid[:, None, :].expand(-1, own.shape[1], -1), own], dim=2)
 

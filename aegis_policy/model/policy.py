@@ -14,6 +14,7 @@ from transformers import PaliGemmaForConditionalGeneration
 from aegis_policy.model.backbone import Backbone, Prefix
 from aegis_policy.model.config import ExpertConfig
 from aegis_policy.model.expert import ActionExpert, primed_cache, roomy_cache
+from aegis_policy.model.real_time import conditioned, guided
 
 __all__ = ["AegisPolicy", "Prefix", "sample_time"]
 
@@ -48,19 +49,36 @@ class AegisPolicy(Backbone):
             raise ValueError(f"{source}: give `expert` for a VLM, and none for a policy")
         return checkpoint.load(source).policy if expert is None else cls(checkpoint.load_vlm(source), expert)
 
-    def flow_loss(self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def flow_loss(
+        self,
+        prefix: Prefix,
+        state: Tensor,
+        actions: Tensor,
+        noise: Tensor,
+        time: Tensor,
+        delay: Tensor | None = None,
+    ) -> Tensor:
         """Flow-matching error per element, [B, M, H, A] (pi0, eq. 1, with t = 1 as noise).
 
         x_t = t * noise + (1 - t) * actions; the target velocity is noise - actions.
 
         Args:
             state: [B, S]; actions: [B, H, A]; noise: [B, M, H, A]; time: [B, M].
+            delay: [B, M], how many actions of each chunk are given, clean and at time 0, and have no error
+                (arXiv 2512.05964). That of the others is raised in turn, so that all draws weigh alike in the mean.
         """
-        t = time[..., None, None]
+        horizon = actions.shape[1]
+        given = None if delay is None else torch.arange(horizon, device=delay.device) < delay[..., None]  # (B, M, H)
+        if given is not None:
+            time = time[..., None].masked_fill(given, 0.0)
+        t = time[..., None, None] if given is None else time[..., None]
         actions = actions[:, None]
         cache = primed_cache(prefix.keys_values)
         velocity = self.expert(cache, prefix.valid, state, t * noise + (1 - t) * actions, time)
-        return (velocity - (noise - actions)).square()
+        error = (velocity - (noise - actions)).square()
+        if delay is None or given is None:
+            return error
+        return error.masked_fill(given[..., None], 0.0) * (horizon / (horizon - delay))[..., None, None]
 
     @torch.no_grad()
     def denoise(self, prefix: Prefix, state: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
@@ -72,6 +90,29 @@ class AegisPolicy(Backbone):
             time = x.new_full(x.shape[:2], 1 - step / steps)
             x = x - self.expert(cache, prefix.valid, state, x, time) / steps
         return x[:, 0]
+
+    @torch.no_grad()
+    def go_on(
+        self, prefix: Prefix, state: Tensor, noise: Tensor, actions: Tensor, hold: Tensor, steps: int | None = None
+    ) -> Tensor:
+        """As `denoise`, to actions [B, H, A] that go on from those that are pending: see `real_time`.
+
+        An expert that was trained to be given its first actions is; any other is guided, which takes gradients: not
+        within torch.inference_mode, nor with a prefix that was read in it.
+
+        Args:
+            actions: [B, H, A], hold: [B, H], as `data.ahead.Ahead` has them.
+        """
+        steps, x = steps or self.expert.config.denoising_steps, self.expert.config.temperature * noise
+        if self.expert.config.max_delay:
+            cache = roomy_cache(prefix.keys_values, 1 + noise.shape[1])
+            return conditioned(
+                lambda x, time: self.expert(cache, prefix.valid, state, x, time), *(x, actions, hold, steps)
+            )
+        return guided(
+            lambda x, time: self.expert(primed_cache(prefix.keys_values), prefix.valid, state, x, time),
+            *(x, actions, hold, steps),
+        )
 
 
 def sample_time(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:

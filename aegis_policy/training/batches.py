@@ -36,6 +36,7 @@ class Batches:
         batch_size: B; noise_samples: M.
         weights: of each of the dataset's paths, see `Order`.
         augment: whether to vary contrast and brightness.
+        max_delay: the most actions that a draw is given, any number up to it as often as any other; 0 for none ever.
         replay: pictures with questions and answers for each batch, if any.
         questions: what may be asked about a batch's images: about the first `asked` of them.
 
@@ -54,6 +55,7 @@ class Batches:
         seed: int,
         weights: Sequence[float] = (),
         augment: bool = True,
+        max_delay: int = 0,
         device: torch.device | None = None,
         replay: Replay | None = None,
         questions: Sequence[str] = (),
@@ -63,6 +65,7 @@ class Batches:
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
+        self.max_delay = max_delay
         # All instructions padded to one length: a compiled model sees a single shape.
         self._ids, self._valid = processor.prompt(dataset.instructions)
         self._order = Order(dataset.sizes, weights, seed)
@@ -81,14 +84,17 @@ class Batches:
             pixels = vary(pixels, gain[ours], shift[ours])
         chunks = torch.from_numpy(self.norm_stats.actions.normalize(actions))
         draws = (self.batch_size, self.noise_samples)
+        noise, time = torch.randn(*draws, *chunks.shape[1:], generator=generator), sample_time(draws, generator)
+        delay = torch.randint(self.max_delay + 1, draws, generator=generator) if self.max_delay else None
         return Batch(
             images=pixels,
             ids=self._ids[instruction],
             valid=self._valid[instruction],
             state=torch.from_numpy(self.norm_stats.state.normalize(state)),
             actions=chunks,
-            noise=torch.randn(*draws, *chunks.shape[1:], generator=generator)[ours],
-            time=sample_time(draws, generator)[ours],
+            noise=noise[ours],
+            time=time[ours],
+            delay=None if delay is None else delay[ours],
             asked=None if self.replay is None else self.replay.batch(step, part, parts),
             questions=self._about(step)[ours],
         ).to(self.device)

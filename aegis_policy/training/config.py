@@ -99,6 +99,9 @@ class TrainConfig(Recipe):
             If left out a policy keeps its own, and a fresh expert has mean-std.
         temperature: Of the noise that the finished policy's chunks start from: 1 as in training, 0 for precision
             without variety. If left out a policy keeps its own, and a fresh expert has 1.
+        max_delay: Train for real-time chunking: each draw is given its first 0 to so many actions and learns the rest.
+            The finished policy then goes on from up to so many actions that are carried out while it thinks. If left
+            out a policy keeps its own, and a fresh expert has 0.
         eval_every: Steps between measurements of VQA; 0 for never.
         vqa_questions: How many questions of each set are asked then.
         max_vqa_drop: Percentage points of accuracy that VQA on any of the sets may lose: beyond them training stops.
@@ -140,6 +143,7 @@ class TrainConfig(Recipe):
     horizon: int = 10
     normalization: Normalization | None = None
     temperature: float | None = None
+    max_delay: int | None = None
     eval_every: int = 250
     vqa_questions: int = 512
     max_vqa_drop: float | None = None
@@ -183,6 +187,8 @@ class TrainConfig(Recipe):
             )
         if self.temperature is not None and not 0 <= self.temperature <= 1:
             raise ValueError(f"--temperature must be within 0 and 1, got {self.temperature}")
+        if self.max_delay is not None and self.max_delay < 0:
+            raise ValueError(f"--max-delay must be at least 0, got {self.max_delay}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"--ema is a decay between 0 and 1, got {self.ema}")
         for name in ("gradient_checkpointing", "shard"):

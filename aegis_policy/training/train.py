@@ -154,6 +154,7 @@ class Trainer:
             seed=config.seed,
             weights=config.dataset_weights,
             augment=config.augment,
+            max_delay=self.policy.expert.config.max_delay,
             device=self.device,
             replay=self._replay(),
             questions=read_prompts(config.prompts) if config.prompts else (),
@@ -185,8 +186,14 @@ class Trainer:
                 f"--normalization {self.config.normalization}: the start is a policy, which keeps its own, {kept}; "
                 f"leave the option out, or start from a VLM"
             )
-        if self.config.temperature is not None:
-            start.policy.expert.config = replace(start.policy.expert.config, temperature=self.config.temperature)
+        chosen: dict[str, Any] = {"temperature": self.config.temperature, "max_delay": self.config.max_delay}
+        expert = start.policy.expert
+        expert.config = replace(expert.config, **{name: value for name, value in chosen.items() if value is not None})
+        if expert.config.max_delay >= expert.config.horizon:
+            raise ValueError(
+                f"--max-delay {expert.config.max_delay}: a chunk has {expert.config.horizon} actions, and needs one to "
+                f"learn: at most {expert.config.horizon - 1}"
+            )
         for kind, features in (("state", info.state), ("actions", info.actions)):
             outside = getattr(start.norm_stats, kind).outside(getattr(fresh, kind))
             if outside.any():

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
-from aegis_policy import Observation, ObservationError, PolicyInfo
+from aegis_policy import Observation, ObservationError, Pending, PolicyInfo
 from aegis_policy.inference.images import decode_file, decode_images, encode_image
 from aegis_policy.policy import check_images, check_observation, find_camera
 
@@ -23,7 +23,13 @@ def _is_text(value: str) -> str:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """In msgpack, numbers come as arrays; one of a size that no request has is refused as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) and value.size <= MAX_VALUES else value
+
+
 Text = Annotated[str, AfterValidator(_is_text)]
+Actions = Annotated[list[list[FiniteFloat]], BeforeValidator(_listed)]
 Images = Annotated[
     dict[str, str], Field(description="Camera name to the base64 of an 8-bit RGB PNG or JPEG file of the camera's size")
 ]
@@ -34,12 +40,20 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+class PendingActions(Request):
+    """What the robot is yet to carry out of its last chunk, which the next is to go on from."""
+
+    actions: Actions = Field(description="[1 to H, A] in SI units, from the one that is due at the stamp on")
+    delay: int = Field(ge=0, description="How many of them are carried out in any case, at most `max_delay`")
+
+
 class ActOptions(Request):
     """What an act request says besides what was seen and felt."""
 
     instruction: Text = Field(description="What to do, in words")
     stamp: FiniteFloat = Field(0.0, description="When the observation was taken, in seconds of the caller's clock")
     seed: int | None = Field(None, ge=0, lt=2**63, description="The same observation and seed give the same actions")
+    pending: PendingActions | None = Field(None, description="For real-time chunking, where `max_delay` is above 0")
 
 
 class ActRequest(ActOptions):
@@ -107,9 +121,19 @@ def make_observation(info: PolicyInfo, images: Mapping[str, np.ndarray], state: 
             numbers = numbers.astype(np.float32) if numbers.dtype.kind in "iuf" else numbers
     except (ValueError, TypeError) as error:
         raise ObservationError(f"state: {error}") from None
-    observation = Observation(images, numbers, said.instruction, said.stamp)
+    observation = Observation(images, numbers, said.instruction, said.stamp, _pending(said.pending))
     check_observation(info, observation)
     return observation
+
+
+def _pending(said: PendingActions | None) -> Pending | None:
+    if said is None:
+        return None
+    try:
+        with np.errstate(over="ignore"):  # as with the state
+            return Pending(np.array(said.actions, np.float32), said.delay)
+    except ValueError:
+        raise ObservationError("pending.actions: expected actions of one length") from None
 
 
 def images_from_map(info: PolicyInfo, sent: Any) -> dict[str, np.ndarray]:

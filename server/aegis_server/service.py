@@ -170,7 +170,7 @@ class Service:
 
     def _loaded(self, load: Callable[[], Policy]) -> Policy:
         policy = load()
-        for part in ("cameras", "state", "actions", "horizon", "control_hz"):
+        for part in ("cameras", "state", "actions", "horizon", "control_hz", "max_delay"):
             old, new = getattr(self.info, part), getattr(policy.info, part)
             if old != new:
                 raise ValueError(f"its {part}: {new}, where clients rely on {old}; restart the server to change that")

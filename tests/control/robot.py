@@ -35,6 +35,7 @@ INFO = PolicyInfo(
     control_hz=HZ,
     instructions=("go",),
     checkpoint="",
+    max_delay=7,
 )
 LIMITS: Limits = (
     AxisLimits(1.0, 4.0, 40.0, jump=0.5, chunk_jerk=3000.0, lower=-1.5, upper=1.5, following=0.3),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from aegis_policy import ActionChunk
-from aegis_policy.control import Asynchronous, State, Synchronous, TemporalEnsemble, TransitionError
+from aegis_policy.control import Asynchronous, RealTime, State, Synchronous, TemporalEnsemble, TransitionError
 from tests.control.robot import (
     HOME,
     LIMITS,
@@ -34,7 +34,9 @@ NUMBERS = st.one_of(st.floats(-1.0, 1.0), st.sampled_from([5.0, -5.0, 1e30, math
 class Anything(RuleBasedStateMachine):
     """Ticks at any time with any state, chunks of any kind, and every button, in any order."""
 
-    @initialize(scheduler=st.sampled_from([Asynchronous, Synchronous, TemporalEnsemble]), execute=st.integers(1, 8))
+    @initialize(
+        scheduler=st.sampled_from([Asynchronous, Synchronous, TemporalEnsemble, RealTime]), execute=st.integers(1, 8)
+    )
     def begin(self, scheduler, execute):
         self.controller, self.now, self.ticked = controller(scheduler(execute)), 0.0, 0.0
         self.command = None  # the last one that there was
@@ -109,6 +111,7 @@ class Anything(RuleBasedStateMachine):
 
     def _offer(self, actions, latency):
         with np.errstate(over="ignore"):  # 1e30 is a number too
+            self.controller.ask(self.now - latency)
             self.controller.offer(ActionChunk(actions.astype(np.float32), self.now - latency), self.now)
 
     def _tick(self, dt, state, age):

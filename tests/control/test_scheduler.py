@@ -56,7 +56,7 @@ def test_a_gripper_holds_its_command_for_its_step():
 
 def test_synchronous_plays_its_share_from_now_and_waits_for_rest():
     scheduler = Synchronous(3)
-    actions, start = scheduler.schedule(steady(stamp=1.0), 1.4)
+    actions, start, *_ = scheduler.schedule(steady(stamp=1.0), 1.4)
     assert (len(actions), start) == (3, 1.4)
     assert scheduler.at(1.4) is None and scheduler.wants_chunk(1.4, True)
     scheduler.add(plan(actions, start))
@@ -66,9 +66,9 @@ def test_synchronous_plays_its_share_from_now_and_waits_for_rest():
 
 def test_asynchronous_follows_the_newest_from_the_action_that_is_due():
     scheduler = Asynchronous(4)
-    assert scheduler.schedule(steady(stamp=1.0), 1.3)[1] == 1.3  # the robot has stood since
+    assert scheduler.schedule(steady(stamp=1.0), 1.3).start == 1.3  # the robot has stood since
     scheduler.add(line(1.0))
-    assert scheduler.schedule(steady(stamp=1.0), 1.3)[1] == 1.0
+    assert scheduler.schedule(steady(stamp=1.0), 1.3).start == 1.0
     scheduler.add(line(0.6, start=0.2))
     assert scheduler.at(0.4).position[0] == pytest.approx(line(0.6, start=0.2).at(0.4).position[0])
     assert not scheduler.wants_chunk(0.5, False) and scheduler.wants_chunk(0.61, False)

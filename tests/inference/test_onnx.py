@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from aegis_policy import BatchedPolicy, ObservationError, act_many
+from aegis_policy import BatchedPolicy, Observation, ObservationError, Pending, act_many
 from aegis_policy.inference import export, manifest
 from aegis_policy.inference.load import load_policy
 from aegis_policy.inference.onnx_policy import OnnxPolicy, best_device
@@ -24,7 +24,7 @@ from aegis_policy.inference.torch_policy import TorchPolicy
 from aegis_policy.model.checkpoint import save
 from tests.inference.exported import Exported, export_small, scenes, small_checkpoint
 from tests.linear_policy import serving
-from tests.model.builders import TEXTS
+from tests.model.builders import HORIZON, TEXTS
 
 pytestmark = pytest.mark.timeout(900)  # exporting takes a minute, several on a busy machine
 
@@ -88,6 +88,45 @@ def test_many_at_once_get_what_torch_gives_them(policy: OnnxPolicy, torches: Tor
         np.testing.assert_allclose(ours.actions, theirs.actions, rtol=0, atol=WITHIN)
         np.testing.assert_allclose(ours.actions, policy.act(each, seed=seed).actions, rtol=0, atol=WITHIN)
         assert ours.stamp == each.stamp
+
+
+def go_on(seen: Observation, delay: int, actions: np.ndarray) -> Observation:
+    return replace(seen, pending=Pending(actions, delay))
+
+
+def test_goes_on_from_what_is_pending_as_with_torch(policy: OnnxPolicy, torches: TorchPolicy) -> None:
+    assert policy.info.max_delay == HORIZON - 1
+    first, second, third = scenes(3)
+    pending = torches.act(first, seed=1).actions
+    seen = [go_on(first, 1, pending[1:]), second, go_on(third, 2, pending)]
+    for ours, theirs in zip(*(act_many(each, seen, [1, 2, 3]) for each in (policy, torches)), strict=True):
+        np.testing.assert_allclose(ours.actions, theirs.actions, rtol=0, atol=WITHIN)
+    alone = policy.act(seen[2], seed=3).actions
+    np.testing.assert_allclose(alone, torches.act(seen[2], seed=3).actions, rtol=0, atol=WITHIN)
+    assert np.abs(alone - policy.act(third, seed=3).actions).max() > 1e-2
+    with pytest.raises(ObservationError, match=r"pending\.delay is 3"):
+        policy.act(go_on(first, 3, pending))
+
+
+def test_what_was_trained_to_be_given_its_first_actions_is(folder: Path) -> None:
+    """The same weights, said to be trained for it: such an export is one without the graph that guides."""
+    checkpoint = small_checkpoint()
+    checkpoint.policy.expert.config = replace(checkpoint.policy.expert.config, max_delay=2)
+    torches = TorchPolicy(checkpoint, "cpu")
+
+    def trained(data: dict) -> None:
+        data["info"]["max_delay"] = 2
+        del data["graphs"]["guide"], data["files"]["guide.onnx"]
+
+    edit(trained)(folder)
+    (folder / "guide.onnx").unlink()
+    policy = OnnxPolicy(folder, "cpu")
+    first, second = scenes(2)
+    given = torches.act(first, seed=1).actions
+    seen = [go_on(first, 2, given), second]
+    for ours, theirs in zip(*(act_many(each, seen, [1, 2]) for each in (policy, torches)), strict=True):
+        np.testing.assert_allclose(ours.actions, theirs.actions, rtol=0, atol=WITHIN)
+    np.testing.assert_allclose(policy.act(seen[0], seed=5).actions[:2], given[:2], rtol=0, atol=1e-6)
 
 
 def test_reads_words_as_the_processor_does(policy: OnnxPolicy) -> None:
@@ -166,8 +205,8 @@ def flip(folder: Path) -> None:
         (lambda folder: (folder / "decode.onnx").unlink(), r"decode\.onnx: missing"),
         (lambda folder: os.truncate(folder / manifest.FILE, 500), "not the manifest of an exported policy, or damaged"),
         (lambda folder: (folder / manifest.FILE).write_text("[]"), "not the manifest of an exported policy"),
-        (edit(lambda data: data.update(version=2)), "of version 2, and this package reads aegis-onnx of version 1"),
-        (edit(lambda data: data.update(format="other")), "other of version 1"),
+        (edit(lambda data: data.update(version=1)), "of version 1, and this package reads aegis-onnx of version 2"),
+        (edit(lambda data: data.update(format="other")), "other of version 2"),
         (edit(lambda data: data.pop("temperature")), "a part is missing or damaged: .*temperature"),
         (edit(lambda data: data["info"].pop("horizon")), "a part is missing or damaged: .*horizon"),
         (edit(lambda data: data["norm_stats"]["state"].update(std=[0.0, 1.0])), r"state\.std\[0\] is not positive"),

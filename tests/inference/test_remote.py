@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aegis_policy import Camera, Feature, Observation, ObservationError, Policy, PolicyInfo
+from aegis_policy import Camera, Feature, Observation, ObservationError, Pending, Policy, PolicyInfo
 from aegis_policy.inference.remote import RemotePolicy
 from tests.linear_policy import LinearPolicy, Server, serving
 
@@ -74,6 +74,23 @@ def test_no_digit_is_lost_on_the_way(remote: RemotePolicy, state: list[float], s
     np.testing.assert_array_equal(remote.act(seen, seed=seed).actions, LinearPolicy().act(seen, seed=seed).actions)
 
 
+@settings(max_examples=15)
+@given(
+    rows=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3), min_size=1, max_size=4),
+    delay=st.integers(0, 3),
+)
+def test_what_is_pending_goes_along(remote: RemotePolicy, rows: list[list[float]], delay: int) -> None:
+    seen = observation(pending=Pending(np.asarray(rows, np.float32), min(delay, len(rows))))
+    chunk = remote.act(seen, seed=1).actions
+    np.testing.assert_array_equal(chunk, LinearPolicy().act(seen, seed=1).actions)
+    np.testing.assert_array_equal(chunk[: seen.pending.delay], seen.pending.actions[: seen.pending.delay])
+
+
+def test_a_server_that_never_heard_of_it_has_no_policy_for_it() -> None:
+    old = {name: value for name, value in LinearPolicy.info.to_dict().items() if name != "max_delay"}
+    assert PolicyInfo.from_dict(old).max_delay == 0
+
+
 NAMES = st.text(max_size=8)
 FEATURES = st.lists(st.builds(Feature, NAMES, NAMES), max_size=3).map(tuple)
 INFOS = st.builds(
@@ -86,6 +103,7 @@ INFOS = st.builds(
     control_hz=st.floats(0.1, 1000),
     instructions=st.lists(NAMES, max_size=3).map(tuple),
     checkpoint=NAMES,
+    max_delay=st.integers(0, 98),
 )
 
 

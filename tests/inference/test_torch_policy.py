@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aegis_policy import BatchedPolicy, Observation, ObservationError, Policy, PolicyInfo, act_many
+from aegis_policy import BatchedPolicy, Observation, ObservationError, Pending, Policy, PolicyInfo, act_many
 from aegis_policy.inference import torch_policy
 from aegis_policy.inference.load import load_policy
 from aegis_policy.inference.torch_policy import TorchPolicy
@@ -106,6 +106,55 @@ def test_it_speaks_si_units(policy):
     np.testing.assert_allclose(policy.act(OBSERVATION, seed=5).actions, expected, rtol=1e-4, atol=1e-5)
 
 
+PENDING = Pending(np.array([[0.05, 0.3, 1.0], [0.04, 0.2, 0.0]], np.float32), 1)
+
+
+def trained(max_delay: int) -> TorchPolicy:
+    checkpoint = build_checkpoint()
+    checkpoint.policy.expert.config = replace(checkpoint.policy.expert.config, max_delay=max_delay)
+    return TorchPolicy(checkpoint, "cpu")
+
+
+def test_any_policy_can_be_guided_and_a_trained_one_says_how_far(policy):
+    assert policy.info.max_delay == HORIZON - 1
+    assert trained(1).info.max_delay == 1
+    with pytest.raises(ObservationError, match=r"pending.delay is 2: expected 0 to 1"):
+        trained(1).act(replace(OBSERVATION, pending=replace(PENDING, delay=2)))
+
+
+def test_a_trained_policy_begins_with_what_is_committed_in_si_units():
+    chunk = trained(1).act(replace(OBSERVATION, pending=PENDING), seed=0).actions
+    np.testing.assert_allclose(chunk[0], PENDING.actions[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(chunk[1] - PENDING.actions[1]).max() > 1e-3
+
+
+def test_guidance_works_in_the_units_of_the_policys_own_chunks(policy):
+    """Told to go on with what it would have done anyway, it does; told otherwise, it does otherwise, beyond d too."""
+    plain = policy.act(OBSERVATION, seed=0).actions
+    same = policy.act(replace(OBSERVATION, pending=Pending(plain, 2)), seed=0).actions
+    other = policy.act(replace(OBSERVATION, pending=PENDING), seed=0).actions
+    scale = norm_stats().actions.std
+    assert np.abs((same - plain) / scale)[:2].max() < 0.1 * np.abs((other - plain) / scale)[0].max()
+    assert np.abs(other[2] - plain[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize("max_delay", [0, 2])
+def test_acts_with_and_without_something_pending_share_a_pass(max_delay):
+    policy = trained(max_delay)
+    observations = [
+        OBSERVATION,
+        replace(OBSERVATION, pending=PENDING),
+        replace(OBSERVATION, pending=replace(PENDING, delay=2)),
+        replace(OBSERVATION, instruction="cube"),
+    ]
+    together = act_many(policy, observations, [1, 2, 2, 4])
+    for chunk, observation, seed in zip(together, observations, [1, 2, 2, 4], strict=True):
+        alone = policy.act(observation, seed=seed).actions
+        np.testing.assert_allclose(chunk.actions, alone, rtol=1e-3, atol=1e-4)
+    assert np.abs(together[1].actions - together[2].actions).max() > 1e-4
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -117,6 +166,13 @@ def test_it_speaks_si_units(policy):
         ({"state": np.zeros(2, np.int64)}, "got int64"),
         ({"state": np.array([0, np.nan])}, "not a finite number: opening"),
         ({"instruction": " \n"}, "instruction: empty"),
+        ({"pending": Pending(np.zeros((4, 3), np.float32), 1)}, r"pending.actions: expected 1 to 3 actions of 3"),
+        ({"pending": Pending(np.zeros((0, 3), np.float32), 0)}, r"got shape \[0, 3\]"),
+        ({"pending": Pending(np.zeros((2, 3), np.int64), 1)}, "pending.actions: expected finite floats, got int64"),
+        ({"pending": Pending(np.full((2, 3), np.nan), 1)}, "pending.actions: .* is not finite"),
+        ({"pending": Pending(np.zeros((3, 3)), 3)}, "pending.delay is 3: expected 0 to 2"),
+        ({"pending": Pending(np.zeros((1, 3)), 2)}, "pending.delay is 2: expected 0 to 1, for 1 pending actions"),
+        ({"pending": Pending(np.zeros((1, 3)), -1)}, "pending.delay is -1"),
     ],
 )
 def test_act_refuses(policy, change, complaint):
@@ -183,7 +239,7 @@ def test_a_saved_policy_acts_as_it_did(policy, tmp_path):
     checkpoint = build_checkpoint()
     save(checkpoint, tmp_path)
     loaded = load_policy(tmp_path)
-    assert replace(loaded.info, checkpoint="") == policy_info()
+    assert replace(loaded.info, checkpoint="", max_delay=0) == policy_info()
     assert len(loaded.info.checkpoint) == 64
     np.testing.assert_allclose(loaded.act(OBSERVATION, seed=1).actions, policy.act(OBSERVATION, seed=1).actions)
 

@@ -136,8 +136,10 @@ def test_a_description_that_lacks_something_is_refused(env: ArmEnv, changes: dic
 
 
 def test_displacements_are_taken_for_what_they_really_went(arm: Arm) -> None:
-    actions = Translator(arm, INFO, translation=0.5, rotation=0.25).actions(np.ones((2, 7)))
+    translator = Translator(arm, INFO, translation=0.5, rotation=0.25)
+    actions = translator.actions(np.ones((2, 7)))
     assert actions.tolist() == [[0.5] * 3 + [0.25] * 3 + [1.0]] * 2
+    assert translator.to_policy(actions).tolist() == np.ones((2, 7)).tolist()
 
 
 def test_every_command_ends_in_an_even_stop_inside_the_joints_range() -> None:

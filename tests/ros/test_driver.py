@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from aegis_policy.control import State
+from aegis_policy.control import RealTime, State
 from aegis_ros.driver import Reason
-from tests.ros.virtual import FIRST_CHUNK, GATES, LIMIT, PERIOD, TIMEOUTS, World
+from tests.ros.virtual import FIRST_CHUNK, GATES, LIMIT, PERIOD, SPEED, TIMEOUTS, World
 
 BRAKING = 0.3  # s, from 0.3 rad/s to standstill with these limits
 PHASES = np.linspace(0.0, 0.48, 5)  # s, later and later in the course of a chunk
@@ -245,3 +245,25 @@ def test_a_command_that_cannot_be_sent_stops_the_arm_until_it_is_reset(monkeypat
     world.run(0.1)
     assert world.endings[0].reason is Reason.FAULT and "OSError: no wire" in world.endings[0].message
     assert world.driver.state is State.ESTOP
+
+
+@pytest.mark.parametrize("latency", [0.06, 0.14, 0.26])
+def test_in_real_time_a_policy_goes_on_from_what_is_carried_out_meanwhile(latency: float) -> None:
+    """The policy takes its place from what is pending, whatever it sees: at an even pace, there is no seam."""
+    world = World(scheduler=RealTime(4))
+    world.policy.delay = latency
+    world.run(0.5)
+    world.begin()
+    until = world.now + 6.0
+    world.run_until(lambda: world.now >= until)
+    first, *others = world.policy.told
+    assert first is None and len(others) > 8
+    assert all(pending is not None and pending.actions.dtype == np.float32 for pending in others)
+    enough = int(np.ceil((latency + world.camera_lag) / 0.1))
+    assert all(enough - 1 <= pending.delay <= enough + 2 for pending in others[5:])
+    speeds = np.array([sent.velocities for sent in world.sent if sent.now > world.now - 4.0])
+    np.testing.assert_allclose(speeds, SPEED, atol=0.01)
+    assert world.driver.followed is not None
+    assert world.driver.followed.start <= world.now < world.driver.followed.start + 1.0
+    assert world.driver.followed.most == 10
+    assert_inside(world)

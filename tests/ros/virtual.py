@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 from trajectory_msgs.msg import JointTrajectory
 
-from aegis_policy import ActionChunk, Camera, Feature, Observation, PolicyInfo
-from aegis_policy.control import ActionSpace, Asynchronous, AxisLimits, Controller, GripperLimits, State, Timeouts
+from aegis_policy import ActionChunk, Camera, Feature, Observation, Pending, PolicyInfo
+from aegis_policy.control import (
+    ActionSpace,
+    Asynchronous,
+    AxisLimits,
+    Controller,
+    GripperLimits,
+    Scheduler,
+    State,
+    Timeouts,
+)
 from aegis_policy.hand import Hand
 from aegis_ros.answers import Turns
 from aegis_ros.arm import Arm, Translator
@@ -26,7 +35,9 @@ PERIOD, CAMERA_PERIOD = 0.02, 0.1  # s
 JOINTS = ("shoulder", "elbow")
 FEATURES = tuple(Feature(name, "rad") for name in JOINTS)
 INFO = PolicyInfo(
-    "m", (Camera("front", 4, 4),), FEATURES, (*FEATURES, Feature("gripper", "1")), 10, 10.0, (), checkpoint=""
+    *("m", (Camera("front", 4, 4),), FEATURES, (*FEATURES, Feature("gripper", "1")), 10, 10.0, ()),
+    checkpoint="",
+    max_delay=9,
 )
 SPEED = 0.3  # rad/s, what the policy wants
 LIMIT = AxisLimits(
@@ -44,17 +55,24 @@ URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="l
 
 
 class Onward:
-    """Turns both joints at SPEED for ever; `spoil` may ruin its chunks, `delay` (s) make it slow."""
+    """Turns both joints at SPEED for ever; `spoil` may ruin its chunks, `delay` (s) make it slow.
+
+    It goes on from what is pending, and remembers that in `told`.
+    """
 
     def __init__(self, wait: Callable[[float], None]) -> None:
         self.info = INFO
         self.spoil: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self.delay = 0.0
+        self.told: list[Pending | None] = []
         self._wait = wait
 
     def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
         self._wait(self.delay)
+        self.told.append(observation.pending)
         onward = observation.state + SPEED * 0.1 * np.arange(1, 11)[:, None]
+        if observation.pending is not None:
+            onward += observation.pending.actions[0, :2] - onward[0]
         return ActionChunk(self.spoil(np.c_[onward, np.ones(10)]).astype(np.float32), observation.stamp)
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
@@ -90,6 +108,7 @@ class World:
     names: tuple[str, ...] = JOINTS
     push: float = 0.0
     timeouts: Timeouts = TIMEOUTS
+    scheduler: Scheduler = field(default_factory=lambda: Asynchronous(5))
     sent: list[Sent] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
 
@@ -101,7 +120,7 @@ class World:
         self.inputs = Inputs({"front": lambda _: np.zeros((4, 4, 3), np.uint8)}, JOINTS, (), GATES)
         arm = Arm(URDF, JOINTS, "base", "lower", (0.0, 0.0, 0.0), Hand((), 1.0, 0.0, 1.0, 0.0))
         limits = [LIMIT, LIMIT, GripperLimits(0.0, 1.0)]
-        self.controller = Controller(INFO, limits, Asynchronous(5), self.timeouts, 1 / PERIOD)
+        self.controller = Controller(INFO, limits, self.scheduler, self.timeouts, 1 / PERIOD)
         assert len(ActionSpace(INFO)) == len(limits)
         translator = Translator(arm, INFO)
         self.driver = Driver(

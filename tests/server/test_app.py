@@ -66,6 +66,40 @@ def test_acts_as_the_policy_itself_does(client: httpx.Client) -> None:
     assert 0 < answer["latency_ms"] < 5000
 
 
+def test_goes_on_from_what_is_pending(client: httpx.Client) -> None:
+    pending = {"actions": [[0.5, -0.25, 1], [0.125, 0.5, 0.0]], "delay": 1}
+    answer = client.post("/v1/act", json={**ACT, "pending": pending}).json()
+    plain = client.post("/v1/act", json=ACT).json()
+    assert answer["actions"][0] == pending["actions"][0]
+    assert answer["actions"][1] != plain["actions"][1] and answer["actions"][2:] == plain["actions"][2:]
+
+
+@pytest.mark.parametrize(
+    ("pending", "reason"),
+    [
+        ({"actions": [[0.0, 0.0, 0.0]]}, "pending.delay: Field required"),
+        ({"actions": [[0.0, 0.0, 0.0]], "delay": 1.0}, "pending.delay: Input should be a valid integer"),
+        ({"actions": [[0.0, 0.0, 0.0]], "delay": 2}, "pending.delay is 2: expected 0 to 1"),
+        ({"actions": [[0.0, 0.0, None]], "delay": 0}, "pending.actions[0][2]: Input should be a valid number"),
+        ({"actions": [[0.0, 0.0, 0.0], [0.0]], "delay": 0}, "pending.actions: expected actions of one length"),
+        ({"actions": [[0.0, 0.0]], "delay": 0}, "pending.actions: expected 1 to 4 actions of 3 floats"),
+        ({"actions": [], "delay": 0}, "pending.actions: expected 1 to 4 actions of 3 floats"),
+        ({"actions": [[1e300, 0.0, 0.0]], "delay": 0}, "pending.actions: expected finite floats"),
+        ({"actions": [[0.0, 0.0, 0.0]], "delay": 0, "executed": 1}, "pending.executed: Extra inputs"),
+    ],
+)
+def test_refuses_what_cannot_be_pending(client: httpx.Client, pending: dict[str, Any], reason: str) -> None:
+    response = client.post("/v1/act", json={**ACT, "pending": pending})
+    assert response.status_code == 422 and response.json()["detail"].startswith(reason), response.text
+
+
+@pytest.mark.parametrize("actions", [np.zeros((200, 200)), np.full((1, 3), np.nan), np.float32(1), np.zeros(3), "0"])
+def test_refuses_an_array_that_cannot_be_pending(client: httpx.Client, actions: Any) -> None:
+    packed = {**ACT, "images": IMAGES, "state": np.zeros(3, np.float32), "pending": {"actions": actions, "delay": 0}}
+    response = client.post("/v1/act", content=pack(packed), headers={"content-type": "application/msgpack"})
+    assert response.status_code == 422 and response.json()["detail"].startswith("pending.actions"), response.text
+
+
 def test_answers_as_the_policy_itself_does_streamed_and_whole(client: httpx.Client) -> None:
     pieces = list(LinearPolicy().ask(IMAGES, "what is the mean colour?"))
     with client.stream("POST", "/v1/ask", json=ASK) as response:

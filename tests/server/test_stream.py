@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from aegis_policy import Observation, PolicyInfo
+from aegis_policy import Observation, Pending, PolicyInfo
 from aegis_policy.inference.wire import pack, unpack
 from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 
@@ -80,6 +80,17 @@ def test_gives_the_policy_s_chunk_with_where_the_loop_stood(line: ClientConnecti
     np.testing.assert_array_equal(answer.pop("actions"), expected)
     assert answer.pop("queue_ms") >= 0 and answer.pop("model_ms") > 0
     assert answer == {"epoch": 7, "executed": 4, "delay": 2, "stamp": 12.5, "batch": 1, "skipped": 0}
+
+
+def test_goes_on_from_what_is_pending(line: ClientConnection) -> None:
+    left = np.array([[0.5, -0.25, 1.0], [0.125, 0.5, 0.0]], np.float32)
+    observation = seen(12.5, pending={"actions": left, "delay": 1})
+    line.send(pack({"epoch": 1, "executed": 2, "delay": 1, "observation": observation}))
+    answer = hear(line)
+    assert (answer["executed"], answer["delay"]) == (2, 1)
+    expected = Observation(IMAGES, STATE, INSTRUCTION, pending=Pending(left, 1))
+    np.testing.assert_array_equal(answer["actions"], LinearPolicy().act(expected, seed=3).actions)
+    np.testing.assert_array_equal(answer["actions"][0], left[0])
 
 
 def test_the_newest_observation_wins(line: ClientConnection, gate: Path) -> None:
@@ -156,6 +167,10 @@ WRONG = {
     "no camera": (pack({"epoch": 1, "observation": seen(images={})}), "missing camera image: front, wrist"),
     "a seed below 0": (pack({"epoch": 1, "observation": seen(seed=-1)}), "seed: "),
     "long state": (pack({"epoch": 1, "observation": seen(state=np.zeros(4))}), "state: expected 3 floats"),
+    "two delays": (
+        pack({"epoch": 1, "delay": 2, "observation": seen(pending={"actions": np.zeros((2, 3)), "delay": 1})}),
+        "delay is 2, and that of what is pending 1",
+    ),
     "megabytes of a name": (pack({"epoch": 1, "x" * 2**20: 1}), "xxx"),
 }
 

@@ -299,6 +299,8 @@ def test_learning_rate_warms_up_and_falls():
         ({"steps": 0}, "--steps must be at least 1"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a positive number"),
         ({"temperature": -0.1}, "--temperature must be within 0 and 1"),
+        ({"max_delay": -1}, "--max-delay must be at least 0"),
+        ({"max_delay": 3, "horizon": 3}, "--max-delay 3: a chunk has 3 actions, and needs one to learn: at most 2"),
         ({"vqa": ("a", "b", "c", "d")}, "up to 3"),
         ({"max_vqa_drop": -1.0}, "--max-vqa-drop must be at least 0"),
         ({"max_vqa_drop": 2.0, "vqa": ()}, "--max-vqa-drop needs VQA to be measured"),

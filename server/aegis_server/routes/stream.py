@@ -3,7 +3,8 @@
 All messages are maps in msgpack. The server says what the policy is, as GET /v1/info does. Then the client sends, as
 often as it likes and without waiting,
 
-    {"epoch": 3, "executed": 4, "delay": 2, "observation": {"images", "state", "instruction", "stamp"?, "seed"?}}
+    {"epoch": 3, "executed": 4, "delay": 2,
+     "observation": {"images", "state", "instruction", "stamp"?, "seed"?, "pending"?}}
 
 and gets, for the newest of them each time that the policy is free,
 
@@ -11,8 +12,9 @@ and gets, for the newest of them each time that the policy is free,
 
 `executed` is how many actions of its chunk the robot had carried out when it observed, `delay` how many more it will
 have by the time that the answer comes, so the chunk's first `delay` actions are past by then. They come back as they
-were sent, so the client need not remember what it asked; they are what real-time chunking (arXiv 2506.07339) works
-with.
+were sent, so the client need not remember what it asked. For real-time chunking (arXiv 2506.07339) `pending` has the
+actions that are left, as in POST /v1/act, and the same `delay`: what a client follows may be of several chunks, and it
+alone knows which.
 
 A client begins a new epoch, a higher number, whenever older chunks must not be carried out any more: after a stop, with
 a new instruction. From then on nothing of an older epoch is sent. {"epoch": 4} alone does that too. An observation that
@@ -170,6 +172,8 @@ def read(info: PolicyInfo, message: bytes | str) -> tuple[Turn, Asked | None]:
         raise ObservationError("observation: expected a map with images, state and instruction")
     said = validated(ActOptions, {key: value for key, value in seen.items() if key not in ("images", "state")})
     observation = make_observation(info, images_from_map(info, seen["images"]), seen["state"], said)
+    if said.pending is not None and said.pending.delay != turn.delay:
+        raise ObservationError(f"delay is {turn.delay}, and that of what is pending {said.pending.delay}: say the same")
     return turn, Asked(turn, observation, said.seed)
 
 

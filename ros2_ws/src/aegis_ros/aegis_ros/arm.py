@@ -173,6 +173,10 @@ class Translator:
         """A policy's chunk [H, A] as this arm, which goes where it is told, is to take it."""
         return actions * self._shares
 
+    def to_policy(self, actions: np.ndarray) -> np.ndarray:
+        """The way back."""
+        return actions / self._shares
+
     def state(self, positions: np.ndarray, fingers: np.ndarray) -> np.ndarray:
         """The policy's state, float32 [S], from the arm's joints [J] (rad) and those of the hand."""
         values = self.arm.values(positions, float(self.arm.hand.opening(fingers)) if self.arm.hand.joints else None)

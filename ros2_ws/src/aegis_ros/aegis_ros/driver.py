@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from threading import RLock
 from typing import Any
@@ -324,7 +324,8 @@ class Driver:
         """Remember what has just been accepted, to be shown."""
         if (plan := self._controller.plan) is not None:
             self._accepted += 1
-            self._followed = Followed(self._accepted, chunk, plan.start, self._latency, len(plan.places) - 1)
+            start, most = plan.start - plan.behind * plan.step, plan.behind + len(plan.actions)
+            self._followed = Followed(self._accepted, chunk, start, self._latency, most)
 
     def _queue(self, now: float) -> int:
         plan = self._controller.plan
@@ -354,8 +355,12 @@ class Driver:
         if isinstance(view, str) or view.stamp < after or (self._controller.plan and view.stamp == after):
             return False  # not seen yet; if it lasts, the watchdog says why
         state = self._translator.state(view.joints.positions, view.joints.fingers)
+        pending = self._controller.ask(view.stamp)
+        if pending is not None:
+            actions = self._translator.to_policy(pending.actions).astype(np.float32)
+            pending = replace(pending, actions=actions)
         with self._turns.first():
-            chunk = self._policy.act(Observation(view.images, state, job.instruction, view.stamp))
+            chunk = self._policy.act(Observation(view.images, state, job.instruction, view.stamp, pending))
         chunk = ActionChunk(self._translator.actions(chunk.actions), view.stamp)
         now = clock()
         with self._lock:

@@ -13,12 +13,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from aegis_policy.control import Asynchronous, AxisLimits, Scheduler, Synchronous, TemporalEnsemble
+from aegis_policy.control import Asynchronous, AxisLimits, RealTime, Scheduler, Synchronous, TemporalEnsemble
 
 SCHEDULERS: Mapping[str, type[Scheduler]] = {
     "synchronous": Synchronous,
     "asynchronous": Asynchronous,
     "ensemble": TemporalEnsemble,
+    "real-time": RealTime,
 }
 OUTPUTS = ("trajectory", "array", "twist")
 LIMITS = {
