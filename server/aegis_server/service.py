@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import numpy as np
 from starlette.requests import HTTPConnection
@@ -134,9 +134,15 @@ class Service:
         yield
         self._spent(kind, stage, time.perf_counter() - began)
 
-    def traced(self, connection: HTTPConnection) -> AbstractContextManager[None]:
-        """Within it is one observation of a websocket, for its trace."""
-        return self.tracing.request(f"WS {connection.url.path}", connection.headers, request_id.get())
+    @contextmanager
+    def observation(self, connection: HTTPConnection) -> Iterator[None]:
+        """Within it one observation of a websocket is read, acted on and answered: one trace, and `drain` waits."""
+        self._active += 1
+        try:
+            with self.tracing.request(f"WS {connection.url.path}", connection.headers, request_id.get()):
+                yield
+        finally:
+            self._active -= 1
 
     def _spent(self, kind: str, stage: str, seconds: float, **more: float) -> None:
         self.metrics.stage.labels(kind, stage).observe(seconds)

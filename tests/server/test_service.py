@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import HTTPConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -24,6 +26,8 @@ from aegis_policy import Observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
 from aegis_server.schemas import example_observation
+from aegis_server.service import Service
+from aegis_server.settings import Settings
 from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 
 SEEN = example_observation(LinearPolicy.info)
@@ -261,6 +265,21 @@ def test_a_websocket_s_last_act_is_answered_before_the_end(gated: Gated) -> None
     assert closed.value.rcvd.code == 1012  # service restart
     assert server.process.wait(timeout=30) == 0
     assert "Traceback" not in server.log.read_text()
+
+
+def test_the_end_waits_until_an_answer_is_on_its_websocket() -> None:
+    """What has been acted on is not yet answered: a robot must not lose its last chunk to the server's end."""
+    connection = HTTPConnection({"type": "websocket", "path": "/", "headers": [], "server": ("robot", 80)})
+
+    async def ended() -> None:
+        service = Service(LinearPolicy(), Settings())
+        with service.observation(connection):
+            end = asyncio.ensure_future(service.drain(30))
+            await asyncio.sleep(0.1)
+            assert not end.done()
+        await asyncio.wait_for(end, 5)
+
+    asyncio.run(ended())
 
 
 def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def router(service: Service) -> APIRouter:
                 while True:
                     message = await reader.next()
                     began = time.perf_counter()
-                    with service.traced(socket):
+                    with service.observation(socket):
                         with service.stage("act", "decode"):
                             observation = read(service.info, message)
                         acted = await reader.unless_gone(service.act(observation))

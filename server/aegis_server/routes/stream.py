@@ -119,7 +119,7 @@ class Line:
             asked, self._newest = self._newest, None
             if asked is None:
                 continue
-            with self._service.traced(self._socket):
+            with self._service.observation(self._socket):
                 await self._act(asked)
 
     async def _act(self, asked: Asked) -> None:
