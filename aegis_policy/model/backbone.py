@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import Cache, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from aegis_policy.model.expert import KeysValues, primed_cache
+from aegis_policy.model.expert import KeysValues, primed_cache, roomy_cache
 from aegis_policy.model.masks import additive, positions, prefix_mask
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         hidden = self.read(embeds, prefix_mask(valid), positions(valid), cache)
         return Prefix([(layer.keys, layer.values) for layer in cache.layers], valid, hidden)
 
-    def read(self, embeds: Tensor, allowed: Tensor, place: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    def read(self, embeds: Tensor, allowed: Tensor, place: Tensor, cache: Cache | None = None) -> Tensor:
         """The language model over ready embeddings: [B, Q, W], bool [B, Q, K], positions [B, Q] -> [B, Q, W]."""
         return self.language_model(
             inputs_embeds=embeds,
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
         hidden = prefix.hidden.gather(1, last.expand(-1, 1, prefix.hidden.shape[2]))[:, 0]
         return self.logits(hidden).argmax(dim=-1)
 
-    def next_token(self, token: Tensor, place: Tensor, valid: Tensor, cache: DynamicCache) -> Tensor:
+    def next_token(self, token: Tensor, place: Tensor, valid: Tensor, cache: Cache) -> Tensor:
         """[B] tokens at positions [B], which see the `valid` [B, K] of K keys -> [B], the likeliest to follow."""
         embeds = self.vlm.get_input_embeddings()(token[:, None])
         return self.logits(self.read(embeds, valid[:, None], place[:, None], cache)[:, 0]).argmax(dim=-1)
@@ -133,16 +133,17 @@ class Backbone(nn.Module):
     def decode(self, prefix: Prefix, max_new_tokens: int) -> Iterator[Tensor]:
         """Greedy answer tokens, one [B] tensor at a time, until every row has ended (ended rows repeat <eos>)."""
         eos = self.vlm.config.text_config.eos_token_id
-        valid, cache = prefix.valid, primed_cache(prefix.keys_values)
-        place = valid.sum(dim=1)
+        room = max_new_tokens - 1  # nothing follows the last
+        cache = roomy_cache(prefix.keys_values, room, grows=True)
+        (rows, read), place = prefix.valid.shape, prefix.valid.sum(dim=1)
+        valid = torch.cat([prefix.valid, prefix.valid.new_ones(rows, room)], dim=1)
         token = self.first_token(prefix)
         ended = torch.zeros_like(place, dtype=torch.bool)
-        for _ in range(max_new_tokens):
+        for made in range(1, max_new_tokens + 1):
             token = token.masked_fill(ended, eos)
             ended = ended | (token == eos)
             yield token
-            if ended.all():
+            if made == max_new_tokens or ended.all():
                 return
             place = place + 1
-            valid = torch.cat([valid, valid.new_ones(len(valid), 1)], dim=1)
-            token = self.next_token(token, place, valid, cache)
+            token = self.next_token(token, place, valid[:, : read + made], cache)

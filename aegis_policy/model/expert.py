@@ -29,27 +29,33 @@ def primed_cache(keys_values: KeysValues) -> DynamicCache:
     return cache
 
 
-def roomy_cache(keys_values: KeysValues, room: int) -> Cache:
-    """A cache of `keys_values` with `room` tokens behind them, which every pass over as many tokens writes anew.
+def roomy_cache(keys_values: KeysValues, room: int, *, grows: bool = False) -> Cache:
+    """A cache of `keys_values` with room for `room` tokens behind them, made once: each pass copies its own alone.
 
-    For passes without gradients, one after another: each copies its own tokens alone, where `primed_cache` copies all.
+    For passes without gradients, one after another, where `primed_cache` would copy all of it in each.
+
+    Args:
+        grows: each pass comes behind the one before it, as words of an answer do; otherwise it takes its place, as
+            Euler steps do.
     """
-    return Cache(layers=[_RoomyLayer(keys, values, room) for keys, values in keys_values])
+    return Cache(layers=[_RoomyLayer(keys, values, room, grows) for keys, values in keys_values])
 
 
 class _RoomyLayer(DynamicLayer):
-    def __init__(self, keys: Tensor, values: Tensor, room: int):
+    def __init__(self, keys: Tensor, values: Tensor, room: int, grows: bool):
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = (
             torch.cat([read, read.new_empty(*read.shape[:2], room, read.shape[3])], dim=2) for read in (keys, values)
         )
-        self.own = slice(keys.shape[2], None)
+        self.begin, self.grows = keys.shape[2], grows
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **more: object) -> tuple[Tensor, Tensor]:
-        self.keys[:, :, self.own] = key_states
-        self.values[:, :, self.own] = value_states
-        return self.keys, self.values
+        end = self.begin + key_states.shape[2]
+        self.keys[:, :, self.begin : end] = key_states
+        self.values[:, :, self.begin : end] = value_states
+        self.begin = end if self.grows else self.begin
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
