@@ -85,6 +85,9 @@ class Demonstrations(Dataset[Sample]):
         self.instructions = sorted({episode.instruction for episode in episodes})
         self.state = np.concatenate([episode.state for episode in episodes])
         self.actions = np.concatenate([episode.actions for episode in episodes])
+        self._executed = np.concatenate(
+            [episode.actions if episode.executed is None else episode.executed for episode in episodes]
+        )
         self._places = [(source, number) for source in self._sources for number in range(len(source.episodes))]
         self._starts = np.cumsum([0, *(len(episode.actions) for episode in episodes)])  # rows; one more than episodes
         lengths = np.diff(self._starts)
@@ -112,11 +115,18 @@ class Demonstrations(Dataset[Sample]):
             images = np.stack([self._read_images(row) for row in rows])
         else:
             images = np.stack([stored[rows] for stored in self._images], axis=1)
+        return Samples(images, self.state[rows], self._chunks(self.actions, rows), self._instruction[rows])
+
+    def executed(self, rows: np.ndarray) -> np.ndarray:
+        """What the robot was made to do in the place of the samples' actions, float32 [B, H, A]."""
+        return self._chunks(self._executed, rows)
+
+    def _chunks(self, table: np.ndarray, rows: np.ndarray) -> np.ndarray:
         steps = rows[:, None] + np.arange(self.horizon)  # (B, H)
         last = self._end[rows][:, None] - 1
-        actions = self.actions[np.minimum(steps, last)]
-        actions[(steps > last)[..., None] & self._displacement] = 0
-        return Samples(images, self.state[rows], actions, self._instruction[rows])
+        chunks = table[np.minimum(steps, last)]
+        chunks[(steps > last)[..., None] & self._displacement] = 0
+        return chunks
 
     def norm_stats(self, normalization: Normalization = "mean-std") -> NormStats:
         """Of all rows, each counted once."""

@@ -4,6 +4,7 @@ data           attributes control_hz, state_features, action_features (JSON: [[n
 data/demo_N    attribute instruction
   actions      [T, A], SI units         obs/state    [T, S], SI units
   obs/<camera>_image   uint8 [T, H, W, 3], the right way up
+  executed_actions     [T, A], SI units, where the robot was made to do something else than `actions`
 
 Anything else in the files is left alone.
 """
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from aegis_policy.data.source import Episode, Layout, Source, checked_table, choose_cameras
 from aegis_policy.policy import Feature
 
-IMAGE = "_image"
+IMAGE, EXECUTED = "_image", "executed_actions"
 
 
 class RobomimicSource:
@@ -127,7 +128,11 @@ def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episod
             raise ValueError(
                 f"{where}: '{key}' is {group[key].dtype}{list(group[key].shape)}, expected uint8{list(shape)}"
             )
-    return Episode(name, state, actions, instruction)
+    disturbed = EXECUTED in group
+    executed = _table(where, group, EXECUTED, len(layout.actions)) if disturbed else None
+    if executed is not None and len(executed) != steps:
+        raise ValueError(f"{where}: {len(executed)} {EXECUTED} of {steps} steps")
+    return Episode(name, state, actions, instruction, executed)
 
 
 def _table(where: str, group: h5py.Group, key: str, width: int) -> np.ndarray:

@@ -48,12 +48,14 @@ class Episode:
         state: float32 [T, S], SI units.
         actions: float32 [T, A], SI units.
         instruction: what the demonstration shows.
+        executed: float32 [T, A], what the robot was made to do instead of `actions`, where the file tells.
     """
 
     name: str
     state: np.ndarray
     actions: np.ndarray
     instruction: str
+    executed: np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -6,6 +6,7 @@ Everything here is in normalised units; `inference` knows about metres and radia
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,19 @@ from aegis_policy.model.expert import ActionExpert, primed_cache, roomy_cache
 from aegis_policy.model.real_time import conditioned, guided
 
 __all__ = ["AegisPolicy", "Prefix", "sample_time"]
+
+
+class Begun(NamedTuple):
+    """The first actions of a chunk, where a flow learns to be given them.
+
+    Attributes:
+        delay: [B, M], how many.
+        executed: [B, H, A], from which they are: what the robot did, not what it should have done. Where that was
+            disturbed, what follows makes up for it, as it has to for an older chunk's.
+    """
+
+    delay: Tensor
+    executed: Tensor
 
 
 class AegisPolicy(Backbone):
@@ -56,7 +70,7 @@ class AegisPolicy(Backbone):
         actions: Tensor,
         noise: Tensor,
         time: Tensor,
-        delay: Tensor | None = None,
+        begun: Begun | None = None,
     ) -> Tensor:
         """Flow-matching error per element, [B, M, H, A] (pi0, eq. 1, with t = 1 as noise).
 
@@ -64,21 +78,19 @@ class AegisPolicy(Backbone):
 
         Args:
             state: [B, S]; actions: [B, H, A]; noise: [B, M, H, A]; time: [B, M].
-            delay: [B, M], how many actions of each chunk are given, clean and at time 0, and have no error
-                (arXiv 2512.05964). That of the others is raised in turn, so that all draws weigh alike in the mean.
+            begun: actions that are given, clean and at time 0, and have no error (arXiv 2512.05964). That of the others
+                is raised in turn, so that all draws weigh alike in the mean.
         """
-        horizon = actions.shape[1]
-        given = None if delay is None else torch.arange(horizon, device=delay.device) < delay[..., None]  # (B, M, H)
-        if given is not None:
-            time = time[..., None].masked_fill(given, 0.0)
-        t = time[..., None, None] if given is None else time[..., None]
-        actions = actions[:, None]
+        t, actions, horizon = time[..., None, None], actions[:, None], actions.shape[1]
+        noisy, target = t * noise + (1 - t) * actions, noise - actions
         cache = primed_cache(prefix.keys_values)
-        velocity = self.expert(cache, prefix.valid, state, t * noise + (1 - t) * actions, time)
-        error = (velocity - (noise - actions)).square()
-        if delay is None or given is None:
-            return error
-        return error.masked_fill(given[..., None], 0.0) * (horizon / (horizon - delay))[..., None, None]
+        if begun is None:
+            return (self.expert(cache, prefix.valid, state, noisy, time) - target).square()
+        given = torch.arange(horizon, device=time.device) < begun.delay[..., None]  # (B, M, H)
+        noisy = torch.where(given[..., None], begun.executed[:, None], noisy)
+        time = time[..., None].masked_fill(given, 0.0)
+        error = (self.expert(cache, prefix.valid, state, noisy, time) - target).square()
+        return error.masked_fill(given[..., None], 0.0) * (horizon / (horizon - begun.delay))[..., None, None]
 
     @torch.no_grad()
     def denoise(self, prefix: Prefix, state: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:

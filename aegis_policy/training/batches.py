@@ -17,7 +17,7 @@ from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.data.packing import pack
 from aegis_policy.data.vqa import UNSCORED, Question, VQASet
-from aegis_policy.model.policy import sample_time
+from aegis_policy.model.policy import Begun, sample_time
 from aegis_policy.model.processor import Processor
 from aegis_policy.training.methods import Asked, Batch
 from aegis_policy.training.order import Order
@@ -77,12 +77,13 @@ class Batches:
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of a step, or one of so many parts of it, on the device."""
         generator, ours = _generator(self.seed, step), slice(part, None, parts)
-        images, state, actions, instruction = self.dataset.gather(self.rows(step)[ours])
+        rows = self.rows(step)[ours]
+        images, state, actions, instruction = self.dataset.gather(rows)
         pixels = self.processor.images(images)
         if self.augment:
             gain, shift = brightness(self.batch_size, pixels.shape[1], generator)
             pixels = vary(pixels, gain[ours], shift[ours])
-        chunks = torch.from_numpy(self.norm_stats.actions.normalize(actions))
+        chunks = self._normal(actions)
         draws = (self.batch_size, self.noise_samples)
         noise, time = torch.randn(*draws, *chunks.shape[1:], generator=generator), sample_time(draws, generator)
         delay = torch.randint(self.max_delay + 1, draws, generator=generator) if self.max_delay else None
@@ -94,10 +95,13 @@ class Batches:
             actions=chunks,
             noise=noise[ours],
             time=time[ours],
-            delay=None if delay is None else delay[ours],
+            begun=None if delay is None else Begun(delay[ours], self._normal(self.dataset.executed(rows))),
             asked=None if self.replay is None else self.replay.batch(step, part, parts),
             questions=self._about(step)[ours],
         ).to(self.device)
+
+    def _normal(self, actions: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.norm_stats.actions.normalize(actions))
 
     def _about(self, step: int) -> tuple[str, ...]:
         """What is asked about the first images of a batch."""

@@ -52,6 +52,19 @@ def test_a_chunk_is_what_was_done_next_and_then_standing_still_with_the_grip_hel
     np.testing.assert_array_equal(dataset.actions[:end], actions)  # gathering changed nothing
 
 
+def test_what_was_executed_instead_is_read_where_a_file_tells(path, tmp_path):
+    disturbed = write_demonstrations(tmp_path / "disturbed.hdf5", episodes=2)
+    with h5py.File(disturbed, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = demo["actions"][:] + 1
+    dataset, rows = Demonstrations([path, disturbed], horizon=3), np.array([0, 1])
+    np.testing.assert_array_equal(dataset.executed(rows), dataset.gather(rows).actions)
+    rows += dataset.sizes[0]
+    np.testing.assert_array_equal(dataset.executed(rows), dataset.gather(rows).actions + 1)
+    last = np.array([len(dataset) - 1])
+    assert not dataset.executed(last)[0, 1:, :2].any()  # displacements: beyond the end it stands still
+
+
 def test_gathering_from_memory_and_from_the_file_is_the_same(path):
     rows = np.random.default_rng(0).integers(0, 50, 20)
     for a, b in zip(
@@ -100,9 +113,14 @@ def float_images(data):
     data["demo_2/obs/front_image"] = values
 
 
+def shorten_executed(data):
+    data["demo_1/executed_actions"] = data["demo_1/actions"][:-1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (shorten_executed, r"demo_1: \d executed_actions of \d steps"),
         (poison, r"demo_3: 'obs/state', row 2: not a finite number"),
         (shorten, r"demo_4: \d actions and \d states"),
         (widen, r"demo_1: 'actions' has shape \[\d, 4\], expected \[steps, 3\]"),

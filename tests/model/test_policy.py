@@ -12,7 +12,7 @@ from scipy.stats import beta, kstest
 from torch import nn
 
 from aegis_policy.model.expert import primed_cache
-from aegis_policy.model.policy import AegisPolicy, Prefix, sample_time
+from aegis_policy.model.policy import AegisPolicy, Begun, Prefix, sample_time
 from tests.model.builders import HORIZON, IMAGE_TOKENS, gaussian, pixels
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -142,7 +142,7 @@ def test_flow_loss_where_actions_are_given_is_that_of_the_others(policy, prefix,
     time = torch.rand(2, 4, generator=torch.Generator().manual_seed(2))
     delay = torch.tensor([[0, 1, 2, 1], [2, 0, 0, 1]])
     field = with_velocity(policy, lambda noisy, time: 2 * noisy - 3 * time[..., 0], monkeypatch)
-    loss = field.flow_loss(prefix, gaussian(2, 2), actions, noise, time, delay)
+    loss = field.flow_loss(prefix, gaussian(2, 2), actions, noise, time, Begun(delay, actions))
     expected = np.zeros(loss.shape)
     for b, m, h, a in np.ndindex(*loss.shape):
         if h >= delay[b, m]:
@@ -155,16 +155,17 @@ def test_flow_loss_where_actions_are_given_is_that_of_the_others(policy, prefix,
 def test_given_actions_are_seen_clean_at_time_0(policy, prefix, monkeypatch):
     seen = []
     actions, noise, time = gaussian(2, HORIZON, 3), gaussian(2, 1, HORIZON, 3, seed=1), torch.full((2, 1), 0.6)
+    executed = actions + 0.1  # disturbed
 
     def field(noisy, time):
         seen.append((noisy, time[..., 0, 0]))
         return noisy
 
-    delay = torch.tensor([[2], [0]])
-    with_velocity(policy, field, monkeypatch).flow_loss(prefix, gaussian(2, 2), actions, noise, time, delay)
+    begun = Begun(torch.tensor([[2], [0]]), executed)
+    with_velocity(policy, field, monkeypatch).flow_loss(prefix, gaussian(2, 2), actions, noise, time, begun)
     ((noisy, when),) = seen
     torch.testing.assert_close(when, torch.tensor([[[0.0, 0.0, 0.6]], [[0.6, 0.6, 0.6]]]))
-    assert torch.equal(noisy[0, 0, :2], actions[0, :2])
+    assert torch.equal(noisy[0, 0, :2], executed[0, :2])
     torch.testing.assert_close(noisy[0, 0, 2], 0.6 * noise[0, 0, 2] + 0.4 * actions[0, 2])
 
 

@@ -41,14 +41,14 @@ def test_any_number_of_given_actions_is_as_likely_and_nothing_else_changes(recip
         return Batches(dataset, processor, stats, batch_size=8, noise_samples=4, seed=0, max_delay=max_delay)
 
     before, after = batches(0), batches(2)
-    drawn = torch.cat([after.batch(step).delay for step in range(40)])
+    drawn = torch.cat([after.batch(step).begun.delay for step in range(40)])
     counts = torch.bincount(drawn.flatten()) / drawn.numel()
     assert len(counts) == 3 and (counts - 1 / 3).abs().max() < 0.05
     one, other = before.batch(5), after.batch(5)
-    assert one.delay is None
+    assert one.begun is None
     assert torch.equal(one.noise, other.noise) and torch.equal(one.time, other.time)
-    parts = [after.batch(5, part, 2).delay for part in range(2)]
-    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), other.delay)
+    parts = [after.batch(5, part, 2).begun.delay for part in range(2)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), other.begun.delay)
 
 
 def test_the_finished_policy_begins_with_what_it_is_given(recipe, demonstrations, tmp_path):

@@ -14,7 +14,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.data.packing import Packed
 from aegis_policy.model.checkpoint import stored_weights
-from aegis_policy.model.policy import AegisPolicy, Prefix
+from aegis_policy.model.policy import AegisPolicy, Begun, Prefix
 from aegis_policy.model.processor import Processor
 from aegis_policy.training import world
 from aegis_policy.training.anchor import Anchor, LayerRecorder, transformer_layers
@@ -42,7 +42,7 @@ class Batch:
         images: [B, K, 3, S, S] in [-1, 1]; ids, valid: [B, T], the instruction.
         state: [B, S]; actions: [B, H, A].
         noise: [B, M, H, A] and time: [B, M], M draws of the flow for each sample.
-        delay: [B, M], how many actions each of them is given, where the policy is trained to be.
+        begun: what each of them is given, where the policy is trained to be.
         asked: questions and answers of other images, where the method trains on some.
         questions: one for each of the first images, where the method asks about them.
     """
@@ -54,7 +54,7 @@ class Batch:
     actions: Tensor
     noise: Tensor
     time: Tensor
-    delay: Tensor | None = None
+    begun: Begun | None = None
     asked: Asked | None = None
     questions: tuple[str, ...] = ()
 
@@ -62,6 +62,8 @@ class Batch:
         moved: dict[str, Any] = {
             name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor | Asked)
         }
+        if self.begun:
+            moved["begun"] = Begun(*(part.to(device) for part in self.begun))
         return replace(self, **moved)
 
 
@@ -178,18 +180,18 @@ class Method(ABC):
     def flow(self, prefix: Prefix, batch: Batch) -> Tensor:
         """Mean flow-matching loss, given what the backbone has read."""
         with autocast(self.device):
-            return self._flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time, batch.delay)
+            return self._flow_loss(prefix, batch.state, batch.actions, batch.noise, batch.time, batch.begun)
 
     def _encode(self, images: Tensor, ids: Tensor, valid: Tensor) -> tuple[Prefix, list[Tensor]]:
         prefix = self.policy.encode(images, ids, valid)
         return prefix, [] if self.recorder is None else list(self.recorder.outputs)
 
     def _flow_loss(
-        self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor, delay: Tensor | None
+        self, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor, begun: Begun | None
     ) -> Tensor:
         # The expert does not read the last hidden states: in shards, zeros would come back through them all the same.
         prefix = replace(prefix, hidden=prefix.hidden.detach())
-        return self.policy.flow_loss(prefix, state, actions, noise, time, delay).mean()
+        return self.policy.flow_loss(prefix, state, actions, noise, time, begun).mean()
 
 
 class Penalised(Method):
