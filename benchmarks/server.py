@@ -39,12 +39,12 @@ from websockets.sync.client import connect
 sys.path.insert(0, str(ROOT))  # the policy that costs little and the fuzzing are the tests'
 
 from aegis_policy import Camera, Policy
+from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.load import load_policy
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
 from aegis_server.engine import Capacity
 from aegis_server.process import listen, run
-from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
 from aegis_server.settings import Settings
 from tests.linear_policy import LinearPolicy
 from tests.server.fuzzing import fuzz

@@ -18,6 +18,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+TRACING: Any = {"strict": False, "prefer_deferred_runtime_asserts_over_guards": True}
+"""For torch.export.export. Where keys and values are shared among heads, it compares sizes where it need not, and would
+refuse to leave them free: those comparisons are left to when the graph runs, of which ONNX knows nothing."""
+
 Free = Mapping[int, Dim]
 """Which dimensions of a tensor may have any size; the same Dim, the same size."""
 
@@ -34,14 +38,7 @@ def export_derivative(function: Callable[..., Any], example: Sequence[Tensor], f
     trace = make_fx(function, decomposition_table=dict(core_aten_decompositions().items()), _allow_non_fake_inputs=True)
     with fake:
         written = trace(*symbols)
-    # What was traced compares sizes where it need not; those comparisons are left to when it runs.
-    return torch.export.export(
-        written,
-        tuple(example),
-        dynamic_shapes=tuple(free),
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    return torch.export.export(written, tuple(example), dynamic_shapes=tuple(free), **TRACING)
 
 
 def _without_data(fake: FakeTensorMode, number: int, tensor: Tensor, free: Free) -> Tensor:

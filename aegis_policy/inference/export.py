@@ -34,7 +34,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from aegis_policy.inference.derivative import export_derivative
+from aegis_policy.inference.derivative import TRACING, export_derivative
 from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, Value, graph_file, sha256
 from aegis_policy.inference.onnx_policy import OnnxPolicy
 from aegis_policy.inference.torch_policy import TorchPolicy
@@ -190,7 +190,8 @@ class _Case(NamedTuple):
     def program(self) -> ExportedProgram:
         module = self.module.eval()
         if not isinstance(module, _Guide):
-            return torch.export.export(module, (), self.example, dynamic_shapes=self.free, strict=False)
+            options: dict[str, Any] = {"dynamic_shapes": self.free, **TRACING}
+            return torch.export.export(module, (), self.example, **options)
         single = [key for key in self.example if key != "read"]
         return export_derivative(
             module,

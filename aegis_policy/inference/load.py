@@ -8,23 +8,27 @@ from aegis_policy.inference import manifest
 from aegis_policy.policy import Policy
 
 
-def load_policy(source: str | Path | None = None) -> Policy:
+def load_policy(source: str | Path | None = None, *, compiled: bool = False) -> Policy:
     """A policy to act and answer with.
 
     Args:
         source: a checkpoint's folder, a training folder (its newest checkpoint), what `aegis export` wrote, the URL of
             a server, or None for the policy that ships.
+        compiled: compile a checkpoint's model first, which takes minutes.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ConnectionError: no server there.
-        ValueError: what is there is damaged, or is an exported policy and onnxruntime, which it needs, is missing.
+        ValueError: what is there is damaged, or is an exported policy and onnxruntime, which it needs, is missing; or
+            what is to be compiled is no checkpoint.
     """
     if str(source).startswith(("http://", "https://")):
+        _refuse_to_compile(compiled, source)
         from aegis_policy.inference.remote import RemotePolicy
 
         return RemotePolicy(str(source))
     if source is not None and Path(source, manifest.FILE).is_file():
+        _refuse_to_compile(compiled, source)
         try:
             from aegis_policy.inference.onnx_policy import OnnxPolicy
         except ModuleNotFoundError as error:
@@ -35,7 +39,12 @@ def load_policy(source: str | Path | None = None) -> Policy:
         return OnnxPolicy(source)
     from aegis_policy.inference.torch_policy import TorchPolicy
 
-    return TorchPolicy.from_pretrained(source)
+    return TorchPolicy.from_pretrained(source, compiled=compiled)
+
+
+def _refuse_to_compile(wanted: bool, source: str | Path | None) -> None:
+    if wanted:
+        raise ValueError(f"{source}: no checkpoint, so there is nothing to compile; leave --compile out")
 
 
 def own_folder(source: str | Path | None) -> Path:

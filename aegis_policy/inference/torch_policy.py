@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from aegis_policy.data.ahead import Ahead
+from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
@@ -35,8 +36,10 @@ class TorchPolicy:
         self._info = replace(checkpoint.info, max_delay=self._policy.expert.config.most_delay)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> TorchPolicy:
-        """A folder, a training folder (its newest checkpoint), or None for the policy that ships.
+    def from_pretrained(
+        cls, source: str | Path | None = None, device: str | None = None, *, compiled: bool = False
+    ) -> TorchPolicy:
+        """A folder, a training folder (its newest checkpoint), or None for the policy that ships; see `compile`.
 
         For a small model on the CPU this sets torch's number of threads, for the whole process, to one, unless
         OMP_NUM_THREADS says otherwise: two gain about a fifth on an idle machine, and wait for one another many times
@@ -46,7 +49,22 @@ class TorchPolicy:
         small = sum(parameter.numel() for parameter in policy._policy.parameters()) < ONE_THREAD
         if small and policy.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
+        if compiled:
+            policy.compile()
         return policy
+
+    def compile(self) -> None:
+        """Compile the model, for any batch, prompt and number of cameras: minutes, so that no caller waits for it."""
+        model = self._policy
+        for part in ("encode", "next_token"):
+            setattr(model, part, torch.compile(getattr(model, part), dynamic=True))
+        model.expert.compile(dynamic=True)
+        seen = example_observation(self._info)
+        for batch in (1, 2):  # a batch of one is a case of its own to the compiler, and so is a single camera
+            self.act_many([seen] * batch, [0] * batch)
+        for cameras in {1, len(seen.images)}:
+            for _ in self.ask(dict(list(seen.images.items())[:cameras]), EXAMPLE_QUESTION):
+                pass
 
     @property
     def info(self) -> PolicyInfo:

@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 from aegis_policy import Observation, ObservationError, Pending, PolicyInfo
+from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.images import decode_file, decode_images, encode_image
 from aegis_policy.policy import check_images, check_observation, find_camera
 
-EXAMPLE_QUESTION = "what colour is the cube?"
 MAX_VALUES = 20_000
 """Of a body in JSON, which has a comma between any two of them, and in base64 has none."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -174,13 +174,6 @@ def reason(error: ValidationError) -> str:
             message = f"not JSON: {problem['ctx']['error']}"
         reasons.append(f"{place.removeprefix('.') or 'body'}: {message}")
     return "; ".join(reasons)
-
-
-def example_observation(info: PolicyInfo) -> Observation:
-    """An observation that fits `info`: grey images, a state of zeros, an instruction it was trained on."""
-    images = {camera.name: np.full((camera.height, camera.width, 3), 128, np.uint8) for camera in info.cameras}
-    instruction = info.instructions[0] if info.instructions else "pick up the red cube"
-    return Observation(images, np.zeros(len(info.state), np.float32), instruction)
 
 
 def act_example(info: PolicyInfo) -> dict[str, Any]:

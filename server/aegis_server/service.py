@@ -12,11 +12,11 @@ import numpy as np
 from starlette.requests import HTTPConnection
 
 from aegis_policy import Observation, Policy, PolicyInfo
+from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_server.engine import Acted, Engine, OverloadedError, check_chunk
 from aegis_server.gauges import Recent
 from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
-from aegis_server.schemas import EXAMPLE_QUESTION, example_observation
 from aegis_server.settings import Settings
 from aegis_server.tracing import Tracing
 

@@ -128,6 +128,22 @@ def test_a_trained_policy_begins_with_what_is_committed_in_si_units():
     assert np.abs(chunk[1] - PENDING.actions[1]).max() > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_compiled_it_says_the_same_and_compiles_nothing_later(policy):
+    compiled = TorchPolicy(build_checkpoint(), "cpu")
+    compiled.compile()
+    observations = [OBSERVATION, replace(OBSERVATION, instruction="cube"), OBSERVATION]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for batch in (1, 2, 3):
+            ours, theirs = (act_many(each, observations[:batch], [1, 2, 3][:batch]) for each in (compiled, policy))
+            for one, other in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(one.actions, other.actions, rtol=1e-4, atol=1e-5)
+        for images in (IMAGES, {"front": IMAGES["front"]}):
+            for question in ("cube", "what is left of the green ball?"):
+                assert list(compiled.ask(images, question)) == list(policy.ask(images, question))
+
+
 def test_guidance_works_in_the_units_of_the_policys_own_chunks(policy):
     """Told to go on with what it would have done anyway, it does; told otherwise, it does otherwise, beyond d too."""
     plain = policy.act(OBSERVATION, seed=0).actions

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from aegis_policy import PolicyInfo
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.wire import pack, unpack
-from aegis_server.schemas import example_observation
 
 ROUTES = ("/", "/v1/stream")
 HOSTILE: tuple[Any, ...] = (

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from aegis_policy import ActionChunk, Observation
+from aegis_policy.inference.example import example_observation
 from aegis_server import engine as engine_module
 from aegis_server.engine import Capacity, Engine, OverloadedError
-from aegis_server.schemas import example_observation
 from tests.linear_policy import LinearPolicy
 
 T = TypeVar("T")

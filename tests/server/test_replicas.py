@@ -19,9 +19,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import pack, unpack
-from aegis_server.schemas import act_example, ask_example, example_observation
+from aegis_server.schemas import act_example, ask_example
 from tests.linear_policy import LinearPolicy, Server, serving
 
 INFO = LinearPolicy.info

@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.wire import CONTENT_TYPE, pack
 from aegis_server.app import create_app
-from aegis_server.schemas import example_observation
 from tests.linear_policy import LinearPolicy, Server
 from tests.server.test_app import REFUSED_IMAGES
 

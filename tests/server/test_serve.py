@@ -15,10 +15,11 @@ import httpx
 import pytest
 import uvicorn
 
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.policy import PolicyInfo
 from aegis_server.process import listen
-from aegis_server.schemas import act_example, example_observation
+from aegis_server.schemas import act_example
 from tests.linear_policy import LINEAR, LinearPolicy, serving
 
 INFO: PolicyInfo = LinearPolicy.info

@@ -23,9 +23,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from aegis_policy import Observation
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
-from aegis_server.schemas import example_observation
 from aegis_server.service import Service
 from aegis_server.settings import Settings
 from tests.linear_policy import LINEAR, LinearPolicy, Server, serving

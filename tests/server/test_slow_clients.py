@@ -12,8 +12,9 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.wire import CONTENT_TYPE, pack
-from aegis_server.schemas import act_example, example_observation
+from aegis_server.schemas import act_example
 from tests.linear_policy import LinearPolicy, Server
 
 SEEN = example_observation(LinearPolicy.info)

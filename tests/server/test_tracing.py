@@ -17,8 +17,9 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.wire import pack
-from aegis_server.schemas import act_example, ask_example, example_observation
+from aegis_server.schemas import act_example, ask_example
 from tests.linear_policy import LinearPolicy, serving
 
 INFO = LinearPolicy.info

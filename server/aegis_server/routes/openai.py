@@ -19,6 +19,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from aegis_policy import PolicyInfo
+from aegis_policy.inference.example import EXAMPLE_QUESTION
 from aegis_server.chat import ChatCompletion, ChatRequest, ErrorResponse, Model, ModelList
 from aegis_server.routes.http import (
     JSON,
@@ -31,7 +32,7 @@ from aegis_server.routes.http import (
     unless_gone,
     whole,
 )
-from aegis_server.schemas import EXAMPLE_QUESTION, ask_example, check_question, validated
+from aegis_server.schemas import ask_example, check_question, validated
 from aegis_server.service import Service
 
 STREAM: dict[str, Any] = {
