@@ -42,6 +42,8 @@ from tests.sim.hands import (
     xdotool,
 )
 
+BRIEF, SLOW = ("pick", "lift", "stack"), pytest.mark.slow
+"""Tasks that take a person seconds, not a minute."""
 MISSING = [name for name in ("pynput", "Xlib", "hid", "tkinter") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.sim,
@@ -384,7 +386,7 @@ def test_the_command_opens_a_window_and_escape_ends_it(needs_screen: None, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("task", ROBOT_TASKS)
+@pytest.mark.parametrize("task", [task if task in BRIEF else pytest.param(task, marks=SLOW) for task in ROBOT_TASKS])
 def test_every_task_can_be_done_with_a_spacemouse(task: str, mouse: Reports) -> None:
     env = make(task, cameras=())
     hand, person = open_device("spacemouse", env, lambda: True), Pusher(env, mouse)

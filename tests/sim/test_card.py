@@ -54,8 +54,8 @@ def test_a_checkpoint_that_is_not_ones_own_is_refused_before_anything_runs(sourc
 @pytest.mark.sim
 def test_aegis_eval_puts_it_there(tmp_path):
     shutil.copytree(asset("aegis-tiny"), tmp_path / "mine")
-    evaluate(str(tmp_path / "mine"), task="questions", episodes=2, card=True)
+    evaluate(str(tmp_path / "mine"), task="drawn", episodes=2, card=True)
     assert own_folder(tmp_path / "mine") == tmp_path / "mine"
     known = json.loads((tmp_path / "mine/measured.json").read_text())
-    assert known["after"]["questions"]["vqa"]["n"] == 16
-    assert "| questions | vqa |" in (tmp_path / "mine/README.md").read_text()
+    assert known["after"]["drawn"]["vqa"]["n"] == 16
+    assert "| drawn | vqa |" in (tmp_path / "mine/README.md").read_text()

@@ -102,7 +102,7 @@ def test_placing_may_begin_with_the_thing_in_the_hand(task: str, tmp_path: Path)
 def test_the_expert_takes_over_from_a_policy(tmp_path: Path) -> None:
     paths = [tmp_path / f"{workers}.hdf5" for workers in (1, 2)]
     for workers, path in enumerate(paths, start=1):
-        commands.record("pick", 3, path, seed=3, takeover=str(asset("aegis-tiny")), workers=workers)
+        commands.record("pick", 2, path, seed=3, takeover=str(asset("aegis-tiny")), workers=workers)
     one, two = map(contents, paths)
     assert one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
     env = tasks.make("pick", cameras=())
