@@ -2,7 +2,8 @@
 
 The policy that ships, by torch and, exported, by onnxruntime on the CPU. First both are given the same observations and
 questions, all that happen in 20 episodes of each task, at the temperature it ships with and at training's, where the
-noise counts: the largest difference of an action, and answers that differ. Then both drive the same 20 episodes of each
+noise counts: the largest difference of an action, and answers that differ. As a control, torch beside itself where it
+computes each chunk with another one. Then both drive the same 20 episodes of each
 task, as `aegis eval` has it: success, answers, latency. The same for the exported policy with weights of 8 bits. What
 is already in WORK is kept. Writes benchmarks/results/export_parity.json.
 """
@@ -46,10 +47,25 @@ def main() -> None:
     aegis(exported, "export", "--output", exported)
     parity = {task: side_by_side(load_policy(), load_policy(exported), task) for task in TABLE_TASKS}
     parity["pick, temperature 1"] = side_by_side(*map(load_policy, at_training_temperature(work, exported)), "pick")
+    control = {task: side_by_side(load_policy(), InCompany(load_policy()), task) for task in TABLE_TASKS}
     policies = {"torch": None, "onnx": exported, "onnx-int8": in_8_bits(exported, work / "exported-int8")}
     closed_loop = {task: driven(work, policies, task) for task in TABLE_TASKS}
-    measured = {"parity": parity, "closed_loop": closed_loop, "episodes": EPISODES, "seed": SEED}
+    measured = {"parity": parity, "control": control, "closed_loop": closed_loop, "episodes": EPISODES, "seed": SEED}
     RESULTS.write_text(json.dumps({**measured, **provenance()}, indent=1) + "\n")
+
+
+class InCompany:
+    """A policy that computes every chunk beside another one: the same arithmetic, summed in another order."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.ask = policy, policy.ask
+
+    @property
+    def info(self) -> PolicyInfo:
+        return self.policy.info
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        return act_many(self.policy, [observation, observation], [seed, seed])[0]
 
 
 class Both:
