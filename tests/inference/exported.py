@@ -28,7 +28,7 @@ class Exported:
 
 
 def small_checkpoint(seed: int = 1) -> Checkpoint:
-    checkpoint = build_checkpoint(seed)
+    checkpoint = build_checkpoint(seed, num_hidden_layers=2)  # every layer takes its time to export
     return replace(checkpoint, info=replace(checkpoint.info, cameras=CAMERAS))
 
 

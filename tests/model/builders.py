@@ -129,9 +129,9 @@ def norm_stats() -> NormStats:
     return NormStats(moments([0.4, 0.05], [0.1, 0.02]), moments([0.01, -0.2, 0.5], [0.02, 0.3, 0.4]))
 
 
-def build_checkpoint(seed: int = 1) -> Checkpoint:
+def build_checkpoint(seed: int = 1, **text: object) -> Checkpoint:
     processor = build_processor()
-    return Checkpoint(build_policy(build_vlm(processor), seed), processor, policy_info(), norm_stats())
+    return Checkpoint(build_policy(build_vlm(processor, **text), seed), processor, policy_info(), norm_stats())
 
 
 def pixels(batch: int, cameras: int = 2, seed: int = 0, size: int = SIZE) -> Tensor:
