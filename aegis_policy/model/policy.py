@@ -21,16 +21,15 @@ __all__ = ["AegisPolicy", "Prefix", "sample_time"]
 
 
 class Begun(NamedTuple):
-    """The first actions of a chunk, where a flow learns to be given them.
+    """Chunks that have begun, where a flow learns to be given their first actions.
 
     Attributes:
-        delay: [B, M], how many.
-        executed: [B, H, A], from which they are: what the robot did, not what it should have done. Where that was
-            disturbed, what follows makes up for it, as it has to for an older chunk's.
+        delay: [B, M], how many are given.
+        chunks: [B, M, H, A], what is given, and then what is to follow it.
     """
 
     delay: Tensor
-    executed: Tensor
+    chunks: Tensor
 
 
 class AegisPolicy(Backbone):
@@ -78,18 +77,21 @@ class AegisPolicy(Backbone):
 
         Args:
             state: [B, S]; actions: [B, H, A]; noise: [B, M, H, A]; time: [B, M].
-            begun: actions that are given, clean and at time 0, and have no error (arXiv 2512.05964). That of the others
-                is raised in turn, so that all draws weigh alike in the mean.
+            begun: what each draw is given, clean and at time 0 and without an error of its own (arXiv 2512.05964), and
+                what it is to become in place of `actions`. The error of the others is raised in turn, so that all draws
+                weigh alike in the mean.
         """
-        t, actions, horizon = time[..., None, None], actions[:, None], actions.shape[1]
-        noisy, target = t * noise + (1 - t) * actions, noise - actions
+        horizon, given = actions.shape[1], None
+        actions = actions[:, None] if begun is None else begun.chunks
+        if begun is not None:
+            given = torch.arange(horizon, device=time.device) < begun.delay[..., None]  # (B, M, H)
+            time = time[..., None].masked_fill(given, 0.0)
+        t = time[..., None, None] if given is None else time[..., None]
         cache = primed_cache(prefix.keys_values)
-        if begun is None:
-            return (self.expert(cache, prefix.valid, state, noisy, time) - target).square()
-        given = torch.arange(horizon, device=time.device) < begun.delay[..., None]  # (B, M, H)
-        noisy = torch.where(given[..., None], begun.executed[:, None], noisy)
-        time = time[..., None].masked_fill(given, 0.0)
-        error = (self.expert(cache, prefix.valid, state, noisy, time) - target).square()
+        velocity = self.expert(cache, prefix.valid, state, t * noise + (1 - t) * actions, time)
+        error = (velocity - (noise - actions)).square()
+        if begun is None or given is None:
+            return error
         return error.masked_fill(given[..., None], 0.0) * (horizon / (horizon - begun.delay))[..., None, None]
 
     @torch.no_grad()

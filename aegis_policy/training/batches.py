@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aegis_policy.data.begun import DISTURBED, begin
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.data.packing import pack
@@ -95,10 +96,18 @@ class Batches:
             actions=chunks,
             noise=noise[ours],
             time=time[ours],
-            begun=None if delay is None else Begun(delay[ours], self._normal(self.dataset.executed(rows))),
+            begun=None if delay is None else self._begun(rows, actions, delay[ours], step, ours),
             asked=None if self.replay is None else self.replay.batch(step, part, parts),
             questions=self._about(step)[ours],
         ).to(self.device)
+
+    def _begun(self, rows: np.ndarray, labels: np.ndarray, delay: Tensor, step: int, ours: slice) -> Begun:
+        rng, dataset = np.random.default_rng([self.seed, step, 3]), self.dataset
+        shape = (self.batch_size, self.noise_samples, *labels.shape[1:])
+        size = rng.uniform(0, DISTURBED, (*shape[:2], 1, 1)) * self.norm_stats.actions.scale * dataset.displaced
+        push = (size * rng.normal(size=shape))[ours]
+        chunks = begin(labels, dataset.executed(rows), delay.numpy(), push, np.abs(dataset.actions).max(axis=0))
+        return Begun(delay, self._normal(chunks))
 
     def _normal(self, actions: np.ndarray) -> Tensor:
         return torch.from_numpy(self.norm_stats.actions.normalize(actions))

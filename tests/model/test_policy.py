@@ -139,14 +139,14 @@ def test_flow_loss_is_its_formula(policy, prefix, monkeypatch):
 
 def test_flow_loss_where_actions_are_given_is_that_of_the_others(policy, prefix, monkeypatch):
     actions, noise = gaussian(2, HORIZON, 3), gaussian(2, 4, HORIZON, 3, seed=1)
-    time = torch.rand(2, 4, generator=torch.Generator().manual_seed(2))
+    chunks, time = gaussian(2, 4, HORIZON, 3, seed=3), torch.rand(2, 4, generator=torch.Generator().manual_seed(2))
     delay = torch.tensor([[0, 1, 2, 1], [2, 0, 0, 1]])
     field = with_velocity(policy, lambda noisy, time: 2 * noisy - 3 * time[..., 0], monkeypatch)
-    loss = field.flow_loss(prefix, gaussian(2, 2), actions, noise, time, Begun(delay, actions))
+    loss = field.flow_loss(prefix, gaussian(2, 2), actions, noise, time, Begun(delay, chunks))
     expected = np.zeros(loss.shape)
     for b, m, h, a in np.ndindex(*loss.shape):
         if h >= delay[b, m]:
-            action, eps, t = actions[b, h, a].item(), noise[b, m, h, a].item(), time[b, m].item()
+            action, eps, t = chunks[b, m, h, a].item(), noise[b, m, h, a].item(), time[b, m].item()
             error = ((2 * (t * eps + (1 - t) * action) - 3 * t) - (eps - action)) ** 2
             expected[b, m, h, a] = error * HORIZON / (HORIZON - delay[b, m].item())
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -155,18 +155,17 @@ def test_flow_loss_where_actions_are_given_is_that_of_the_others(policy, prefix,
 def test_given_actions_are_seen_clean_at_time_0(policy, prefix, monkeypatch):
     seen = []
     actions, noise, time = gaussian(2, HORIZON, 3), gaussian(2, 1, HORIZON, 3, seed=1), torch.full((2, 1), 0.6)
-    executed = actions + 0.1  # disturbed
 
     def field(noisy, time):
         seen.append((noisy, time[..., 0, 0]))
         return noisy
 
-    begun = Begun(torch.tensor([[2], [0]]), executed)
+    begun = Begun(torch.tensor([[2], [0]]), gaussian(2, 1, HORIZON, 3, seed=2))
     with_velocity(policy, field, monkeypatch).flow_loss(prefix, gaussian(2, 2), actions, noise, time, begun)
     ((noisy, when),) = seen
     torch.testing.assert_close(when, torch.tensor([[[0.0, 0.0, 0.6]], [[0.6, 0.6, 0.6]]]))
-    assert torch.equal(noisy[0, 0, :2], executed[0, :2])
-    torch.testing.assert_close(noisy[0, 0, 2], 0.6 * noise[0, 0, 2] + 0.4 * actions[0, 2])
+    assert torch.equal(noisy[0, 0, :2], begun.chunks[0, 0, :2])
+    torch.testing.assert_close(noisy[0, 0, 2], 0.6 * noise[0, 0, 2] + 0.4 * begun.chunks[0, 0, 2])
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ def test_any_number_of_given_actions_is_as_likely_and_nothing_else_changes(recip
     assert torch.equal(one.noise, other.noise) and torch.equal(one.time, other.time)
     parts = [after.batch(5, part, 2).begun.delay for part in range(2)]
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), other.begun.delay)
+    parts = [after.batch(5, part, 2).begun.chunks for part in range(2)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), other.begun.chunks)
 
 
 def test_the_finished_policy_begins_with_what_it_is_given(recipe, demonstrations, tmp_path):

@@ -1,0 +1,57 @@
+"""Chunks that have begun otherwise lead where they should have, as far as actions reach."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aegis_policy.data.begun import begin
+
+B, M, H, A = 2, 3, 6, 3
+DISPLACED = np.array([True, True, False])
+
+
+def case(seed: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    labels = rng.normal(size=(B, H, A)).astype(np.float32)
+    executed = labels + rng.normal(size=labels.shape).astype(np.float32) * DISPLACED * 0.5
+    return labels, executed, rng.integers(0, H, (B, M)), rng.normal(size=(B, M, H, A)) * DISPLACED
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.1, 5))
+def test_what_is_given_is_made_up_for_as_soon_as_actions_reach(seed: int, reach: float) -> None:
+    labels, executed, delay, push = case(seed)
+    chunks = begin(labels, executed, delay, push, np.full(A, reach))
+    for b, m in np.ndindex(B, M):
+        d, found = delay[b, m], chunks[b, m].astype(float)
+        asked = np.r_[executed[b, :d], labels[b, d:]]
+        low, high = np.minimum(asked, -reach), np.maximum(asked, reach)
+        assert (found >= low - 1e-5).all() and (found <= high + 1e-5).all()
+        np.testing.assert_array_equal(found[:, ~DISPLACED], asked[:, ~DISPLACED])
+        # Where it is after each action, beside where it should have been: nearer and nearer, as fast as can be.
+        behind = np.cumsum(found - asked, axis=0)
+        for step in range(max(d, 1), H):
+            before, now = behind[step - 1], behind[step]
+            assert (np.abs(now) <= np.abs(before) + 1e-5).all() and (now * before >= -1e-5).all()
+            furthest = (found[step] < low[step] + 1e-5) | (found[step] > high[step] - 1e-5)
+            assert ((np.abs(now) < 1e-5) | furthest).all()
+
+
+def test_without_a_push_it_is_what_was_executed_and_then_the_labels() -> None:
+    labels, executed, delay, push = case(0)
+    chunks = begin(labels, executed, delay, 0 * push, np.full(A, 0.1))
+    for b, m in np.ndindex(B, M):
+        np.testing.assert_array_equal(chunks[b, m], np.r_[executed[b, : delay[b, m]], labels[b, delay[b, m] :]])
+
+
+def test_what_is_given_is_executed_and_pushed() -> None:
+    labels, executed, delay, push = case(1)
+    chunks = begin(labels, executed, delay, push, np.full(A, 100.0))
+    for b, m in np.ndindex(B, M):
+        d = delay[b, m]
+        np.testing.assert_allclose(chunks[b, m, :d], executed[b, :d] + push[b, m, :d], rtol=1e-5, atol=1e-6)
+        owed = push[b, m, :d].sum(axis=0)
+        np.testing.assert_allclose(chunks[b, m, d], labels[b, d] - owed, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(chunks[b, m, d + 1 :], labels[b, d + 1 :], rtol=1e-5, atol=1e-5)
