@@ -38,6 +38,8 @@ def _run(
 ) -> Tensor:
     if past_key_values is None:
         return _checkpoint(partial(forward, **kwargs), hidden, *args)
+    if not torch.is_grad_enabled():  # the cache may have a way of its own to keep what comes
+        return forward(hidden, *args, past_key_values=past_key_values, **kwargs)
     index = layer.self_attn.layer_idx
     old = past_key_values.layers[index] if index < len(past_key_values.layers) else None
 

@@ -42,8 +42,7 @@ from tests.sim.hands import (
     xdotool,
 )
 
-BRIEF, SLOW = ("pick", "lift", "stack"), pytest.mark.slow
-"""Tasks that take a person seconds, not a minute."""
+BRIEF, SLOW = ("pick", "lift", "stack"), pytest.mark.slow  # the others take a person a minute
 MISSING = [name for name in ("pynput", "Xlib", "hid", "tkinter") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.sim,
