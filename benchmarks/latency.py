@@ -39,9 +39,9 @@ from aegis_policy.inference.load import load_policy
 from aegis_policy.model.checkpoint import load
 
 RESULTS = ROOT / "benchmarks" / "results" / "latency.json"
-ROUNDS = {"tiny": 60, "300M": 12}
+ROUNDS = {"tiny": 60, "300M": 8}
 BATCHES = (1, 2, 4, 8, 16)
-BATCH_ROUNDS = {"tiny": 5, "300M": 2}
+BATCH_ROUNDS = {"tiny": 5, "300M": 1}
 THREADS = {"tiny": 1, "300M": len(os.sched_getaffinity(0))}
 """As `TorchPolicy` and `OnnxPolicy` have it by themselves: a small model on one, a large one on all."""
 

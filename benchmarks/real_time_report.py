@@ -87,7 +87,7 @@ def draw(found: Sequence[tuple[Cell, dict[str, Any]]]) -> None:
             panel.plot(latencies, value, **style, markersize=4, label=f"{scheduler}, {policy}")
     panels[0].set(xlabel="latency, ms", ylabel="success", ylim=(0, 1.02))
     panels[1].set(xlabel="latency, ms", ylabel="jerk at seams, m/s³", ylim=(0, None))
-    panels[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[1].legend(frameon=False, fontsize=7, handlelength=4, loc="center left", bbox_to_anchor=(1, 0.5))
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(PLOT, dpi=110)
