@@ -72,9 +72,13 @@ class Plain:
             x = x - self.policy.expert(cache, prefix.valid, self.state, x, time_left) / steps
         return x
 
-    @torch.inference_mode()
     def generate(self) -> str:
         """The answer, by transformers."""
+        return self.checkpoint.processor.text(self.generated())
+
+    @torch.inference_mode()
+    def generated(self) -> list[int]:
+        """Its tokens."""
         found = self.policy.vlm.generate(
             input_ids=self.read,
             pixel_values=self.images[0],
@@ -84,7 +88,7 @@ class Plain:
             max_new_tokens=MAX_ANSWER_TOKENS,
             pad_token_id=self.checkpoint.processor.tokenizer.pad_token_id,
         )
-        return self.checkpoint.processor.text(found[0, self.read.shape[1] :].tolist())
+        return found[0, self.read.shape[1] :].tolist()
 
 
 class Products:

@@ -58,7 +58,11 @@ def write(measured: dict[str, Any]) -> None:
 
 
 def _ms(spread: dict[str, float] | None) -> str:
-    return "-" if spread is None else f"{spread['p50']:.3g} ({spread['p95']:.3g})"
+    return "-" if spread is None else f"{_figure(spread['p50'])} ({_figure(spread['p95'])})"
+
+
+def _figure(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def _memory(peak: dict[str, float]) -> str:
