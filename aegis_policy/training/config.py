@@ -100,8 +100,8 @@ class TrainConfig(Recipe):
         temperature: Of the noise that the finished policy's chunks start from: 1 as in training, 0 for precision
             without variety. If left out a policy keeps its own, and a fresh expert has 1.
         max_delay: Train for real-time chunking: each draw is given its first 0 to so many actions, disturbed, and
-            learns the rest. The finished policy then goes on from up to so many actions that are carried out while it thinks. If left
-            out a policy keeps its own, and a fresh expert has 0.
+            learns the rest. The finished policy then goes on from up to so many actions that are carried out while it
+            thinks. If left out a policy keeps its own, and a fresh expert has 0.
         eval_every: Steps between measurements of VQA; 0 for never.
         vqa_questions: How many questions of each set are asked then.
         max_vqa_drop: Percentage points of accuracy that VQA on any of the sets may lose: beyond them training stops.
