@@ -1,9 +1,9 @@
 """Chunks that have begun otherwise than they should have: what a policy is given in training for real-time chunking.
 
 At work it is given what an older chunk says, which was made from what was seen before. A label tells where the goal is,
-as far as the expert knew; given labels, a policy reads the goal from them, and at work it takes an older chunk's
-mistakes for the goal: whatever it once planned it goes on with. So it is given what the robot did, disturbed once more,
-and has to make up for that from what it sees.
+as far as the expert knew; given labels, a policy may read the goal from them, and at work take an older chunk's
+mistakes for the goal. So it is given what the robot did, disturbed once more, and has to make up for that from what it
+sees.
 """
 
 from __future__ import annotations
