@@ -66,7 +66,7 @@ class Batches:
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
-        self.max_delay = max_delay
+        self.max_delay, self._reach = max_delay, np.abs(dataset.actions).max(axis=0)  # [A]
         # All instructions padded to one length: a compiled model sees a single shape.
         self._ids, self._valid = processor.prompt(dataset.instructions)
         self._order = Order(dataset.sizes, weights, seed)
@@ -106,7 +106,7 @@ class Batches:
         shape = (self.batch_size, self.noise_samples, *labels.shape[1:])
         size = rng.uniform(0, DISTURBED, (*shape[:2], 1, 1)) * self.norm_stats.actions.scale * dataset.displaced
         push = (size * rng.normal(size=shape))[ours]
-        chunks = begin(labels, dataset.executed(rows), delay.numpy(), push, np.abs(dataset.actions).max(axis=0))
+        chunks = begin(labels, dataset.executed(rows), delay.numpy(), push, self._reach)
         return Begun(delay, self._normal(chunks))
 
     def _normal(self, actions: np.ndarray) -> Tensor:
