@@ -54,7 +54,10 @@ class TorchPolicy:
         return policy
 
     def compile(self) -> None:
-        """Compile the model, for any batch, prompt and number of cameras: minutes, so that no caller waits for it."""
+        """Compile the model, for any batch, prompt and number of cameras: minutes, so that no caller waits for it.
+
+        Going on from pending actions takes other graphs, which are compiled when it is first asked for.
+        """
         model = self._policy
         for part in ("encode", "next_token"):
             setattr(model, part, torch.compile(getattr(model, part), dynamic=True))
