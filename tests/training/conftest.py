@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,20 @@ import torch
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.model.checkpoint import Checkpoint, start_policy
 from aegis_policy.policy import PolicyInfo
+from aegis_policy.training.device import assume_bfloat16
 from tests.training.tiny import write_demonstrations, write_questions, write_vlm
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def float32() -> Iterator[None]:
+    """Equations are checked in float32, on a CPU that multiplies bfloat16 in hardware too."""
+    with assume_bfloat16(False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from aegis_policy.model.checkpoint import load_vlm, start_policy, stored_weights
 from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, w2_loss
 from aegis_policy.training.batches import Batches, Replay
 from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.device import assume_bfloat16
 from aegis_policy.training.methods import Given, Method, make_method
 from aegis_policy.training.methods.aegis import Aegis
 from aegis_policy.training.methods.distillation import ANSWER_TOKENS
@@ -63,6 +64,18 @@ def test_stop_gradient_trains_the_expert_alone_with_naives_gradient(start, batch
     assert all(name.startswith("expert.") for name in found)
     for name, gradient in found.items():
         assert torch.equal(gradient, naive[name]), name
+
+
+@pytest.mark.parametrize("name", ["naive", "aegis"])
+def test_in_bfloat16_the_gradient_is_the_same_but_for_rounding(name, start, batch, anchor):
+    method = make(start, name, anchor=anchor)
+    exact = method.backward(batch)["loss"], gradients(start.policy)
+    with assume_bfloat16(True):
+        rounded = method.backward(batch)["loss"], gradients(start.policy)
+    assert rounded[0] == pytest.approx(exact[0], rel=0.02) and rounded[0] != exact[0]
+    for key, gradient in rounded[1].items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact[1][key]).norm() < 0.1 * exact[1][key].norm() + 1e-3, key
 
 
 @pytest.mark.parametrize("name", ["naive", "aegis"])
