@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from aegis_policy.data.vqa import UNSCORED, VQASet
 from aegis_policy.model import checkpoint
+from aegis_policy.training.device import computes_in_bfloat16, default_device
 from aegis_sim.question_sets import record_questions
 from aegis_sim.tasks import QUESTION_TASKS
 
@@ -173,6 +174,7 @@ def make(run: Run, work: Path) -> None:
         "way": run.way,
         "value": run.value,
         "seed": run.seed,
+        "precision": "bfloat16" if computes_in_bfloat16(default_device()) else "float32",
         "splits": {
             split: evaluate(folder / f"{split}-{run.phase.episode_seed}.json", made, TASK, episodes, *_how(run, split))
             for split, episodes in run.phase.episodes

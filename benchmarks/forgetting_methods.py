@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aegis_policy.training.config import MethodName, TrainConfig
 
-BASE = TrainConfig(batch_size=16, vqa_questions=100, log_every=20, keep=1, compile=True)
+BASE = TrainConfig(batch_size=16, vqa_questions=100, log_every=20, keep=1)
 """What all have in common. A hundred fixed questions of each set are followed, as in the paper's own figure."""
 PART = 1 / 3
 """Share of the steps that a first or a last stage has, where there are two."""

@@ -21,10 +21,15 @@ def default_device() -> torch.device:
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 for the matrix products where the device computes in it, else a context that changes nothing."""
-    supported = _assumed.get()
-    if supported is None:
-        supported = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
-    return torch.autocast(device.type, torch.bfloat16, enabled=supported)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device))
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether `autocast` makes a difference on the device."""
+    assumed = _assumed.get()
+    if assumed is not None:
+        return assumed
+    return {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
 
 
 @contextmanager
