@@ -18,7 +18,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def float32() -> Iterator[None]:
     """Equations are checked in float32, on a CPU that multiplies bfloat16 in hardware too."""
     with assume_bfloat16(False):

@@ -9,14 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-from aegis_policy.training import device, world
+from aegis_policy.training import world
 from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.device import assume_bfloat16
 from aegis_policy.training.train import resume, train
 
 
 def main(jobs: Path) -> None:
-    device._cpu_has_bf16 = lambda: False  # bfloat16 would round what is to be compared
-    with world.joined():
+    with assume_bfloat16(False), world.joined():  # it would round what is to be compared
         assert world.size() == 2
         for name, recipe in json.loads(jobs.read_text()).items():
             output = jobs.parent / name

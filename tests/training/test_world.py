@@ -36,14 +36,6 @@ WAYS = {
 STEPS = 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """As in ranks.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aegis_policy.training.device._cpu_has_bf16", lambda: False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, TrainConfig]:
     """One for each method, and one of aegis with all that can be asked for."""
