@@ -121,12 +121,8 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         return self.observe(), self._info(ended=False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, np.float64)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"action: expected {len(ACTION_FEATURES)} finite numbers, got {action!r}")
-        self.advance(action)
-        info = self.count(action)
-        return self.observe(), float(self.success), self.success, not self.success and self._out_of_time(), info
+        terminated, truncated, info = self.move(action)
+        return self.observe(), float(terminated), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """The front camera at four times the observation's size, uint8 [4S, 4S, 3]."""
@@ -150,6 +146,15 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         turned = (rotation * HOME_ROTATION.inv()).as_rotvec()
         place = position - self.arm.base_position()
         return np.concatenate([place, turned, [self.arm.opening()]]).astype(np.float32)
+
+    def move(self, action: np.ndarray) -> tuple[bool, bool, dict[str, Any]]:
+        """A `step` that nobody looks at, in less than half the time; returns terminated, truncated and info."""
+        action = np.asarray(action, np.float64)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise ValueError(f"action: expected {len(ACTION_FEATURES)} finite numbers, got {action!r}")
+        self.advance(action)
+        info = self.count(action)
+        return self.success, not self.success and self._out_of_time(), info
 
     def advance(self, action: np.ndarray) -> None:
         """One control step of an SI action [7], within the limits; counts for nothing."""

@@ -118,10 +118,13 @@ class _Take:
         return action_seed(self._seed, self._step)
 
     def carry_out(self, actions: np.ndarray) -> None:
-        for action in actions:
-            self._observation, _, terminated, truncated, self._info = self._env.step(action)
+        """Make these steps, or as many as are left; the cameras are looked through after the last, or always if kept."""
+        for index, action in enumerate(actions):
+            terminated, truncated, self._info = self._env.move(action)
             self._step, self.done = self._step + 1, terminated or truncated
-            self._states.append(self._observation["state"])
+            self._states.append(self._env.state())
+            if self._frames or self._seen or self.done or index == len(actions) - 1:
+                self._observation = self._env.observe()
             if self._frames:
                 self._frames.append(self._frame())
             if self._seen:

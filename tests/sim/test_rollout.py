@@ -23,19 +23,22 @@ class Counting:
 
     def reset(self, *, seed):
         self.seed, self.step_count, self.place = seed, 0, np.full(7, seed / 100, np.float32)
-        return self._observe(), {"instruction": f"count to {seed}", "success": False}
+        return self.observe(), {"instruction": f"count to {seed}", "success": False}
 
-    def step(self, action):
+    def move(self, action):
         self.step_count += 1
         self.place = self.place + np.asarray(action, np.float32)
         ended, odd = self.step_count == self.seed, bool(self.seed % 2)
         info = {"instruction": f"count to {self.seed}", "success": ended and odd}
-        return self._observe(), 0.0, ended and odd, ended and not odd, info
+        return ended and odd, ended and not odd, info
+
+    def state(self):
+        return self.place
 
     def questions(self, rng):
         return [Question(f"is it {int(rng.integers(1000))}", "yes", "exists")]
 
-    def _observe(self):
+    def observe(self):
         pixels = np.full((96, 96, 3), (self.seed + self.step_count) % 256, np.uint8)
         return {"images": {"front": pixels, "wrist": pixels}, "state": self.place}
 
@@ -77,16 +80,27 @@ def test_nobody_can_tell_that_it_had_company():
     ]
 
 
-def test_the_jerk_is_that_of_the_way_the_gripper_went():
+def test_the_jerk_is_that_of_the_way_the_gripper_went_and_cameras_are_used_when_the_policy_looks():
     places: list[np.ndarray] = []
+    looked: list[int] = []
 
     class Watched(Counting):
-        def _observe(self):
+        def reset(self, *, seed):
+            first = super().reset(seed=seed)
             places.append(self.place[:3])
-            return super()._observe()
+            return first
+
+        def move(self, action):
+            ended = super().move(action)
+            places.append(self.place[:3])
+            return ended
+
+        def observe(self):
+            looked.append(self.step_count)
+            return super().observe()
 
     (episode,) = run_episodes(Wandering(), [Watched()], [9])
-    assert len(places) == 10
+    assert len(places) == 10 and looked == [0, 4, 8, 9]
     assert episode.rollout.jerk == rms_jerk(np.array(places), 10.0) > 0
 
 
