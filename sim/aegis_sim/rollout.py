@@ -118,7 +118,7 @@ class _Take:
         return action_seed(self._seed, self._step)
 
     def carry_out(self, actions: np.ndarray) -> None:
-        """Make these steps, or as many as are left; the cameras are looked through after the last, or always if kept."""
+        """Make these steps, or as many as are left; look after the last, or after each where that is kept."""
         for index, action in enumerate(actions):
             terminated, truncated, self._info = self._env.move(action)
             self._step, self.done = self._step + 1, terminated or truncated
