@@ -54,7 +54,7 @@ class Phase:
 
 
 TUNING = Phase("tuning", 500, (100,), (("seen", 50),), 100)
-FINAL = Phase("final", 1_200, (0, 1, 2), (("seen", 100), ("unseen-pairs", 50), ("moved-camera", 50)), 0)
+FINAL = Phase("final", 1_500, (0, 1, 2), (("seen", 100), ("unseen-pairs", 50), ("moved-camera", 50)), 0)
 
 
 @dataclass(frozen=True)
