@@ -112,12 +112,13 @@ class Batches:
     def _normal(self, actions: np.ndarray) -> Tensor:
         return torch.from_numpy(self.norm_stats.actions.normalize(actions))
 
-    def _about(self, step: int) -> tuple[str, ...]:
+    def _about(self, step: int) -> tuple[tuple[str, ...], ...]:
         """What is asked about the first images of a batch."""
         if not self.asked:
             return ()
         rng = np.random.default_rng([self.seed, step, 1])
-        return tuple(self.questions[i] for i in rng.integers(len(self.questions), size=self.asked))
+        asked = rng.integers(len(self.questions), size=(self.asked, PACKED))
+        return tuple(tuple(self.questions[i] for i in row) for row in asked)
 
 
 class Replay:

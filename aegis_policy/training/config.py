@@ -32,7 +32,7 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
 ASKED = 0.25
-"""Share of a batch's images that one question each is asked about, by distil-answers."""
+"""Share of a batch's samples whose first image eight questions are asked about, by distil-answers."""
 _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "prompts"})
 """Settings that name files or checkpoints."""
 
@@ -239,7 +239,7 @@ class TrainConfig(Recipe):
 
     @property
     def asked(self) -> int:
-        """How many of a step's images a question is asked about, by distil-answers."""
+        """How many of a step's images questions are asked about, by distil-answers."""
         return math.ceil(ASKED * self.batch_size) if self.method == "distil-answers" else 0
 
 

@@ -44,7 +44,7 @@ class Batch:
         noise: [B, M, H, A] and time: [B, M], M draws of the flow for each sample.
         begun: what each of them is given, where the policy is trained to be.
         asked: questions and answers of other images, where the method trains on some.
-        questions: one for each of the first images, where the method asks about them.
+        questions: as many about each of the first images, where the method asks about them.
     """
 
     images: Tensor
@@ -56,7 +56,7 @@ class Batch:
     time: Tensor
     begun: Begun | None = None
     asked: Asked | None = None
-    questions: tuple[str, ...] = ()
+    questions: tuple[tuple[str, ...], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,21 +62,19 @@ class DistilFeatures(Distillation):
 class DistilAnswers(Distillation):
     """L_more = KL(p_before || p) per answer token: questions about the robot's images, answered by the frozen backbone.
 
-    It answers greedily; both then give their distributions over each token of that answer. Learning without forgetting
-    (arXiv 1606.09282), where the old task is questions.
+    It answers greedily, about one picture as whoever asks later; both then give their distributions over each token of
+    that answer. Learning without forgetting (arXiv 1606.09282), where the old task is questions.
     """
 
     strength = 1.0
 
     def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
-        images, processor = batch.images[: len(batch.questions)], self.given.processor
-        ids, there = (tensor.to(self.device) for tensor in processor.prompt(batch.questions))
+        images, processor = batch.images[: len(batch.questions), :1], self.given.processor
         with autocast(self.device):
             with torch.no_grad():
-                tokens = list(self.teacher.decode(self.teacher.encode(images, ids, there), ANSWER_TOKENS))
-                answers = map(processor.text, torch.stack(tokens, dim=1).tolist())
-                rows = [[Question(*asked, "")] for asked in zip(batch.questions, answers, strict=True)]
-                packed = pack(rows, processor, images.shape[1] * self.policy.image_tokens).to(self.device)
+                answers = iter(self._answers(images, batch.questions))
+                rows = [[Question(text, next(answers), "") for text in about] for about in batch.questions]
+                packed = pack(rows, processor, self.policy.image_tokens).to(self.device)
                 before = self.teacher.answer_logits(images, packed)
             now = self.policy.answer_logits(images, packed)
         held = packed.labels != IGNORE
@@ -82,3 +82,10 @@ class DistilAnswers(Distillation):
             now[held].log_softmax(dim=-1), before[held].log_softmax(dim=-1), log_target=True, reduction="sum"
         )
         return world.total(divergence) / world.total(held.sum())
+
+    def _answers(self, images: Tensor, questions: tuple[tuple[str, ...], ...]) -> list[str]:
+        """What the frozen backbone says, of one image after the other."""
+        ids, there = (tensor.to(self.device) for tensor in self.given.processor.prompt(list(chain(*questions))))
+        seen = self.teacher.see(images).repeat_interleave(len(ids) // len(images), dim=0)
+        tokens = list(self.teacher.decode(self.teacher.encode_seen(seen, ids, there), ANSWER_TOKENS))
+        return list(map(self.given.processor.text, torch.stack(tokens, dim=1).tolist()))
