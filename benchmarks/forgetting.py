@@ -1,11 +1,12 @@
 """What each way to fine-tune forgets, and what it learns: `python benchmarks/forgetting.py WORK`.
 
 All start from the VLM that ships with a fresh expert, see the same demonstrations in the same order for the same number
-of steps, and have one setting tuned among three on a training seed and episodes of their own (TUNING), by the sum of
-success and VQA accuracy. Then the baselines, and the ways that no other beats in both, are run on FINAL's seeds; of the
-rest the tuning runs are shown. One process for each core; what is in WORK and in benchmarks/results/forgetting is kept,
-so a killed run goes on, on another machine too. Writes benchmarks/results/forgetting.json, the tables in
-docs/forgetting.md and the plots beside it. Some 12 hours on two slow cores.
+of steps, and have one setting tuned on a training seed and episodes of their own (TUNING), by the sum of success and
+VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines,
+and the ways that no other beats in both, are run on FINAL's seeds; of the rest the tuning runs are shown. One process
+for each core; what is in WORK and in benchmarks/results/forgetting is kept, so a killed run goes on, on another machine
+too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Some 12 hours
+on two slow cores.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import argparse
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
 from forgetting_methods import Merge, Stage, Way, ways
@@ -83,6 +85,10 @@ def main() -> None:
     compared = ways(work)
     tuning = [Run(way.name, value, TUNING, seed) for way in compared for value in way.values for seed in TUNING.seeds]
     tuned = measure(tuning, work)
+    further = [
+        Run(way.name, value, TUNING, seed) for way in compared for value in beyond(way, tuned) for seed in TUNING.seeds
+    ]
+    tuned |= measure(further, work)
     chosen = {way.name: best(way, tuned) for way in compared}
     screened = {name: tuned[Run(name, value, TUNING, TUNING.seeds[0])] for name, value in chosen.items()}
     finalists = [way for way in compared if way.name in BASELINES or not is_beaten(way.name, screened)]
@@ -92,7 +98,10 @@ def main() -> None:
         write(
             before(work),
             list(final.values()),
-            {way.name: {"knob": way.knob, "values": way.values, "chosen": chosen[way.name]} for way in finalists},
+            {
+                way.name: {"knob": way.knob, "values": tried(way, tuned), "chosen": chosen[way.name]}
+                for way in finalists
+            },
             {way.name: screened[way.name] | {"knob": way.knob} for way in compared},
             {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
         )
@@ -105,7 +114,18 @@ def best(way: Way, tuned: dict[Run, Measured]) -> float:
         found = [tuned[Run(way.name, value, TUNING, seed)] for seed in TUNING.seeds]
         return sum(success(each) + vqa_accuracy(each) for each in found)
 
-    return max(way.values, key=merit)
+    return max(tried(way, tuned), key=merit)
+
+
+def tried(way: Way, tuned: Iterable[Run]) -> tuple[float, ...]:
+    """The values that there are runs of, in order."""
+    return tuple(sorted({run.value for run in tuned if run.way == way.name}))
+
+
+def beyond(way: Way, tuned: dict[Run, Measured]) -> tuple[float, ...]:
+    """A value more, where the best so far is the first or the last."""
+    place = way.values.index(best(way, tuned))
+    return (way.beyond[0],) * (place == 0) + (way.beyond[1],) * (place == len(way.values) - 1)
 
 
 def is_beaten(name: str, screened: Mapping[str, Measured]) -> bool:
@@ -148,10 +168,11 @@ def held_sets(work: Path) -> list[Path]:
 def measure(runs: Sequence[Run], work: Path) -> dict[Run, Measured]:
     """Make what is missing."""
     missing = [run for run in runs if not run.file.exists()]
-    processes = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = pool.map(make, missing, [work] * len(missing))
-        list(tqdm(jobs, total=len(missing), desc=runs[0].phase.name, unit="run", disable=not missing))
+    if missing:
+        options: dict[str, Any] = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), **options) as pool:
+            jobs = pool.map(make, missing, [work] * len(missing))
+            list(tqdm(jobs, total=len(missing), desc=missing[0].phase.name, unit="run"))
     return {run: json.loads(run.file.read_text()) for run in runs}
 
 

@@ -49,12 +49,14 @@ class Way:
 
     Attributes:
         knob: what of it is tuned, in words, and among which values.
+        beyond: tried besides, the one where the first of the values is the best, the other where the last is.
         stages: of a value and a number of steps, the stages that it consists of.
     """
 
     name: str
     knob: str
     values: tuple[float, float, float]
+    beyond: tuple[float, float]
     stages: Callable[[float, int], tuple[Stage, ...]]
 
 
@@ -63,48 +65,77 @@ def ways(work: Path) -> tuple[Way, ...]:
     replay = tuple(str(work / f"{name}.hdf5") for name in ("questions", "drawn"))
     asked = str(work / "asked.txt")
     return (
-        Way("naive", "backbone rate", RATES, lambda v, n: (train("naive", n, learning_rate=v),)),
-        Way("stop-gradient", "expert rate", (5e-4, 1e-3, 2e-3), lambda v, n: (still(n, expert_learning_rate=v),)),
-        Way("lora", "adapters' rate", (4e-4, 1e-3, 2.5e-3), lambda v, n: (train("lora", n, learning_rate=v),)),
+        Way("naive", "backbone rate", RATES, FURTHER, lambda v, n: (train("naive", n, learning_rate=v),)),
+        Way(
+            "stop-gradient",
+            "expert rate",
+            (5e-4, 1e-3, 2e-3),
+            (2.5e-4, 4e-3),
+            lambda v, n: (still(n, expert_learning_rate=v),),
+        ),
+        Way(
+            "lora",
+            "adapters' rate",
+            (4e-4, 1e-3, 2.5e-3),
+            (1.6e-4, 6e-3),
+            lambda v, n: (train("lora", n, learning_rate=v),),
+        ),
         Way(
             "co-train",
             "backbone rate",
             (5e-5, 1e-4, 2e-4),
+            (2.5e-5, 4e-4),
             lambda v, n: (train("co-train", n, replay=replay, replay_share=0.25, learning_rate=v),),
         ),
-        Way("aegis", "backbone rate", RATES, lambda v, n: (train("aegis", n, learning_rate=v),)),
+        Way("aegis", "backbone rate", RATES, FURTHER, lambda v, n: (train("aegis", n, learning_rate=v),)),
         Way(
             "naive, vision frozen",
             "backbone rate",
             RATES,
+            FURTHER,
             lambda v, n: (train("naive", n, learning_rate=v, freeze_vision=True),),
         ),
-        Way("anchor-penalty", "strength", (0.1, 1.0, 10.0), lambda v, n: (train("anchor-penalty", n, strength=v),)),
-        Way("l2-sp", "strength", (0.01, 0.1, 1.0), lambda v, n: (train("l2-sp", n, strength=v),)),
-        Way("distil-features", "strength", (1.0, 4.0, 16.0), lambda v, n: (train("distil-features", n, strength=v),)),
+        Way(
+            "anchor-penalty",
+            "strength",
+            (0.1, 1.0, 10.0),
+            (0.01, 100.0),
+            lambda v, n: (train("anchor-penalty", n, strength=v),),
+        ),
+        Way("l2-sp", "strength", (0.01, 0.1, 1.0), (0.001, 10.0), lambda v, n: (train("l2-sp", n, strength=v),)),
+        Way(
+            "distil-features",
+            "strength",
+            (1.0, 4.0, 16.0),
+            (0.25, 64.0),
+            lambda v, n: (train("distil-features", n, strength=v),),
+        ),
         Way(
             "distil-answers",
             "strength",
             (0.3, 1.0, 3.0),
+            (0.1, 10.0),
             lambda v, n: (train("distil-answers", n, strength=v, prompts=asked),),
         ),
-        Way("merge", "weight", (0.3, 0.5, 0.7), lambda v, n: (train("naive", n), Merge(v))),
+        Way("merge", "weight", (0.3, 0.5, 0.7), (0.1, 0.9), lambda v, n: (train("naive", n), Merge(v))),
         Way(
             "merge, expert re-fitted",
             "weight",
             (0.3, 0.5, 0.7),
+            (0.1, 0.9),
             lambda v, n: (train("naive", n - part(n)), Merge(v), still(part(n))),
         ),
         Way(
             "expert first",
             "backbone rate",
             RATES,
+            FURTHER,
             lambda v, n: (still(part(n)), train("naive", n - part(n), learning_rate=v)),
         ),
     )
 
 
-RATES = (1e-4, 2e-4, 4e-4)
+RATES, FURTHER = (1e-4, 2e-4, 4e-4), (5e-5, 8e-4)
 
 
 def train(method: MethodName, steps: int, **changes: object) -> Train:
