@@ -25,7 +25,7 @@ from typing import Any
 
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
 from forgetting_methods import Merge, Stage, Way, ways
-from forgetting_report import success, vqa_accuracy, write
+from forgetting_report import success, vqa_accuracy, write, write_tuning
 from provenance import ROOT, keep
 from recipe import aegis, evaluate, train
 from tqdm import tqdm
@@ -90,6 +90,10 @@ def main() -> None:
     ]
     tuned |= measure(further, work)
     chosen = {way.name: best(way, tuned) for way in compared}
+    by_way = {
+        way.name: [tuned[Run(way.name, v, TUNING, TUNING.seeds[0])] for v in tried(way, tuned)] for way in compared
+    }
+    write_tuning(before(work), by_way, {way.name: way.knob for way in compared}, chosen)
     screened = {name: tuned[Run(name, value, TUNING, TUNING.seeds[0])] for name, value in chosen.items()}
     finalists = [way for way in compared if way.name in BASELINES or not is_beaten(way.name, screened)]
     final: dict[Run, Measured] = {}
@@ -102,7 +106,7 @@ def main() -> None:
                 way.name: {"knob": way.knob, "values": tried(way, tuned), "chosen": chosen[way.name]}
                 for way in finalists
             },
-            {way.name: screened[way.name] | {"knob": way.knob} for way in compared},
+            screened,
             {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
         )
 

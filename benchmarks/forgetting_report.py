@@ -19,7 +19,8 @@ from scipy import stats
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
 COST = RESULTS.with_name("step_cost.json")
-FRONTIER, CURVES = (ROOT / "docs" / "images" / f"forgetting-{name}.png" for name in ("frontier", "curves"))
+IMAGES = ROOT / "docs" / "images"
+FRONTIER, CURVES, TUNING = (IMAGES / f"forgetting-{name}.png" for name in ("frontier", "curves", "tuning"))
 PAPER = ("naive", "stop-gradient", "lora", "aegis")
 """The ways that the paper's own figure compares."""
 WITHIN = 0.01
@@ -76,7 +77,7 @@ def write(
         **provenance(),
     }
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    parts = (main_table(methods), families_table(methods, before), inside_table(methods), screened_table(screened))
+    parts = (main_table(methods), families_table(methods, before), inside_table(methods))
     fill(PAGE, "figures", "\n\n".join(parts))
     draw_frontier(methods)
     draw_curves({way: by_way[way] for way in PAPER})
@@ -185,14 +186,22 @@ def inside_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     return "**Inside.**\n\n" + table(head, rows)
 
 
-def screened_table(screened: Mapping[str, Measured]) -> str:
-    """The tuning runs: one seed, fewer steps and episodes."""
-    rows = [
-        [f"`{way}`", f"{run['knob']} {run['value']:g}", f"{success(run):.2f}", f"{vqa_accuracy(run):.3f}"]
-        for way, run in sorted(screened.items(), key=lambda item: -success(item[1]) - vqa_accuracy(item[1]))
-    ]
-    head = ["way", "setting", "success", "VQA"]
-    return "**The setting of each that was chosen, as tuning found it**: one seed, fewer steps.\n\n" + table(head, rows)
+def write_tuning(
+    before: Measured, runs: Mapping[str, Sequence[Measured]], knobs: Mapping[str, str], chosen: Mapping[str, float]
+) -> None:
+    """What tuning found, a row and a line for each way: one seed, fewer steps and episodes.
+
+    Args:
+        before: the VLM's VQA by set.
+        runs: of each way, in the order of its values.
+    """
+    rows = []
+    for way, found in sorted(runs.items(), key=lambda item: -max(success(run) + vqa_accuracy(run) for run in item[1])):
+        cells = [f"{run['value']:g}: {success(run):.2f}, {vqa_accuracy(run):.3f}" for run in found]
+        cells = [f"**{cell}**" if run["value"] == chosen[way] else cell for cell, run in zip(cells, found, strict=True)]
+        rows.append([f"`{way}`", knobs[way], *cells, *[""] * (4 - len(cells))])
+    fill(PAGE, "tuning", table(["way", "tuned", "value: success, VQA", "", "", ""], rows))
+    draw_tuning(before, runs, chosen)
 
 
 def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
@@ -216,6 +225,23 @@ def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
         axis.annotate(way, (x["mean"], y["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     _finish(axis, "closed-loop success, split seen", "VQA accuracy after, mean of the held-out sets")
     figure.savefig(FRONTIER, dpi=110)
+    plt.close(figure)
+
+
+def draw_tuning(before: Measured, runs: Mapping[str, Sequence[Measured]], chosen: Mapping[str, float]) -> None:
+    """VQA retained against success, a line a way through the values of what is tuned."""
+    figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
+    axis.axhline(vqa_accuracy({"vqa": before}), color="#94a3b8", lw=1, ls="--")
+    for way, found in runs.items():
+        colour = "#1d4ed8" if way in PAPER else "#64748b"
+        points = np.array([(success(run), vqa_accuracy(run)) for run in found])
+        axis.plot(*points.T, "-o", color=colour, lw=1, ms=3, alpha=0.5)
+        best = points[[run["value"] == chosen[way] for run in found]][0]
+        axis.plot(*best, "o", color=colour, ms=6)
+        axis.annotate(way, best, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+    axis.margins(x=0.08)
+    _finish(axis, "closed-loop success of 50 episodes", "VQA accuracy after, mean of the held-out sets")
+    figure.savefig(TUNING, dpi=110)
     plt.close(figure)
 
 
