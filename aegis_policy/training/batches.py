@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aegis_policy.data.begun import DISTURBED, begin
+from aegis_policy.data.begun import begin, push
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
 from aegis_policy.data.packing import pack
@@ -102,11 +102,9 @@ class Batches:
         ).to(self.device)
 
     def _begun(self, rows: np.ndarray, labels: np.ndarray, delay: Tensor, step: int, ours: slice) -> Begun:
-        rng, dataset = np.random.default_rng([self.seed, step, 3]), self.dataset
-        shape = (self.batch_size, self.noise_samples, *labels.shape[1:])
-        size = rng.uniform(0, DISTURBED, (*shape[:2], 1, 1)) * self.norm_stats.actions.scale * dataset.displaced
-        push = (size * rng.normal(size=shape))[ours]
-        chunks = begin(labels, dataset.executed(rows), delay.numpy(), push, self._reach)
+        rng, draws = np.random.default_rng([self.seed, step, 3]), (self.batch_size, self.noise_samples)
+        executed, unit = self.dataset.executed(rows), self.norm_stats.actions.scale * self.dataset.displaced
+        chunks = begin(labels, executed, delay.numpy(), push(executed, unit, rng, draws, ours), self._reach)
         return Begun(delay, self._normal(chunks))
 
     def _normal(self, actions: np.ndarray) -> Tensor:

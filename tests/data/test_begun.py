@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_policy.data.begun import begin
+from aegis_policy.data.begun import DISTURBED, STILL, begin, push
 
 B, M, H, A = 2, 3, 6, 3
 DISPLACED = np.array([True, True, False])
@@ -55,3 +55,21 @@ def test_what_is_given_is_executed_and_pushed() -> None:
         owed = push[b, m, :d].sum(axis=0)
         np.testing.assert_allclose(chunks[b, m, d], labels[b, d] - owed, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(chunks[b, m, d + 1 :], labels[b, d + 1 :], rtol=1e-5, atol=1e-5)
+
+
+def test_a_push_is_noise_or_stops_the_robot_and_is_drawn_alike_in_parts() -> None:
+    executed, unit = np.random.default_rng(0).normal(size=(2_000, H, A)) + 3, np.array([0.5, 2.0, 0.0])
+
+    def pushed(part: int, parts: int) -> np.ndarray:
+        ours = slice(part, None, parts)
+        return push(executed[ours], unit, np.random.default_rng(1), (len(executed), M), ours)
+
+    whole = pushed(0, 1)
+    assert whole.shape == (len(executed), M, H, A) and not whole[..., 2].any()
+    np.testing.assert_array_equal(whole[1::2], pushed(1, 2))
+    left = (np.abs(executed[:, None] + whole) / np.where(unit > 0, unit, np.inf)).max(axis=(2, 3))  # [B, M]
+    still = left < 0.2
+    assert abs(still.mean() - STILL) < 0.02
+    noise = (whole / np.where(unit > 0, unit, np.inf))[~still][..., :2]
+    np.testing.assert_allclose(noise.std(), DISTURBED / np.sqrt(3), rtol=0.05)  # of sizes from 0 to DISTURBED
+    assert abs(noise.mean()) < 0.02
