@@ -30,7 +30,7 @@ from provenance import ROOT, keep
 from recipe import aegis, evaluate, train
 from tqdm import tqdm
 
-from aegis_policy.data.vqa import UNSCORED, VQASet
+from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint
 from aegis_policy.training.device import computes_in_bfloat16, default_device
 from aegis_sim.question_sets import record_questions
@@ -39,6 +39,8 @@ from aegis_sim.tasks import QUESTION_TASKS
 RUNS = ROOT / "benchmarks" / "results" / "forgetting"
 TASK, DEMONSTRATIONS = "pick", 1_500
 REPLAYED, HELD = 3_000, 400  # scenes
+ANYWHERE = ("count", "exists", "held")
+"""Families of questions that have an answer whatever a picture shows; most of the others are about what is not there."""
 BASELINES = ("naive", "stop-gradient", "lora", "aegis", "co-train")
 START = checkpoint.asset("aegis-tiny-vlm")
 ANCHOR = checkpoint.asset("aegis-tiny") / "anchor.safetensors"
@@ -153,7 +155,7 @@ def prepare(work: Path) -> None:
     asked = work / "asked.txt"
     if not asked.exists():
         rows = VQASet(work / f"{QUESTION_TASKS[0]}.hdf5").questions
-        texts = sorted({question.text for row in rows for question in row if question.family != UNSCORED})
+        texts = sorted({question.text for row in rows for question in row if question.family in ANYWHERE})
         asked.write_text("\n".join(texts) + "\n")
 
 
