@@ -40,7 +40,7 @@ RUNS = ROOT / "benchmarks" / "results" / "forgetting"
 TASK, DEMONSTRATIONS = "pick", 1_500
 REPLAYED, HELD = 3_000, 400  # scenes
 ANYWHERE = ("count", "exists", "held")
-"""Families of questions that have an answer whatever a picture shows; most of the others are about what is not there."""
+"""Families of questions that any picture has an answer to; most of the others are about what is not there."""
 BASELINES = ("naive", "stop-gradient", "lora", "aegis", "co-train")
 START = checkpoint.asset("aegis-tiny-vlm")
 ANCHOR = checkpoint.asset("aegis-tiny") / "anchor.safetensors"
