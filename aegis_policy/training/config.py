@@ -77,8 +77,8 @@ class TrainConfig(Recipe):
         lora_alpha: Their scale is this divided by the rank.
         replay: Question sets (HDF5) that co-train learns from beside the demonstrations.
         replay_share: Share of a step's samples that are their pictures, with eight questions each.
-        prompts: Text file with a question a line, which distil-answers asks about the robot's images: such as any picture has
-            an answer to.
+        prompts: Text file with a question a line, which distil-answers asks about the robot's images: such as any
+            picture has an answer to.
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
         steps: Optimizer steps.
         checkpoint: Where to start: a policy, or a VLM in PaliGemma's layout, which gets a fresh expert; folder or hub
