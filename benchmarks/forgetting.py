@@ -5,8 +5,8 @@ of steps, and have one setting tuned on a training seed and episodes of their ow
 VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines,
 and the ways that no other beats in both, are run on FINAL's seeds; of the rest the tuning runs are shown. One process
 for each core; what is in WORK and in benchmarks/results/forgetting is kept, so a killed run goes on, on another machine
-too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Some 12 hours
-on two slow cores.
+too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Many hours
+on two cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
 from forgetting_methods import Merge, Stage, Way, ways
@@ -175,8 +174,8 @@ def measure(runs: Sequence[Run], work: Path) -> dict[Run, Measured]:
     """Make what is missing."""
     missing = [run for run in runs if not run.file.exists()]
     if missing:
-        options: dict[str, Any] = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), **options) as pool:
+        cores = len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(cores, get_context("spawn"), max_tasks_per_child=1) as pool:
             jobs = pool.map(make, missing, [work] * len(missing))
             list(tqdm(jobs, total=len(missing), desc=missing[0].phase.name, unit="run"))
     return {run: json.loads(run.file.read_text()) for run in runs}

@@ -148,7 +148,7 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         return np.concatenate([place, turned, [self.arm.opening()]]).astype(np.float32)
 
     def move(self, action: np.ndarray) -> tuple[bool, bool, dict[str, Any]]:
-        """A `step` that nobody looks at, in less than half the time; returns terminated, truncated and info."""
+        """A `step` without its pictures, which take longer than the motion; returns terminated, truncated and info."""
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action: expected {len(ACTION_FEATURES)} finite numbers, got {action!r}")
