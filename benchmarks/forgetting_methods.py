@@ -132,6 +132,13 @@ def ways(work: Path) -> tuple[Way, ...]:
             FURTHER,
             lambda v, n: (still(part(n)), train("naive", n - part(n), learning_rate=v)),
         ),
+        Way(
+            "expert first, features held",
+            "strength",
+            (1.0, 4.0, 16.0),
+            (0.25, 64.0),
+            lambda v, n: (still(part(n)), train("distil-features", n - part(n), strength=v)),
+        ),
     )
 
 

@@ -39,7 +39,8 @@ class Batches:
         augment: whether to vary contrast and brightness.
         max_delay: the most actions that a draw is given, any number up to it as often as any other; 0 for none ever.
         replay: pictures with questions and answers for each batch, if any.
-        questions: what may be asked about a batch's images: about the first `asked` of them.
+        held: how many samples, the first of a batch, a distilling method holds to what was before.
+        questions: what may be asked about their images, if anything.
 
     Raises:
         ValueError: a weight is too small to be seen.
@@ -59,10 +60,10 @@ class Batches:
         max_delay: int = 0,
         device: torch.device | None = None,
         replay: Replay | None = None,
+        held: int = 0,
         questions: Sequence[str] = (),
-        asked: int = 0,
     ):
-        self.replay, self.questions, self.asked = replay, questions, asked
+        self.replay, self.held, self.questions = replay, held, questions
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
@@ -98,6 +99,7 @@ class Batches:
             time=time[ours],
             begun=None if delay is None else self._begun(rows, actions, delay[ours], step, ours),
             asked=None if self.replay is None else self.replay.batch(step, part, parts),
+            held=len(range(self.held)[ours]),
             questions=self._about(step)[ours],
         ).to(self.device)
 
@@ -111,12 +113,12 @@ class Batches:
         return torch.from_numpy(self.norm_stats.actions.normalize(actions))
 
     def _about(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """What is asked about the first images of a batch."""
-        if not self.asked:
+        """What is asked about the images of those that are held."""
+        if not self.questions:
             return ()
         rng = np.random.default_rng([self.seed, step, 1])
-        asked = rng.integers(len(self.questions), size=(self.asked, PACKED))
-        return tuple(tuple(self.questions[i] for i in row) for row in asked)
+        chosen = rng.integers(len(self.questions), size=(self.held, PACKED))
+        return tuple(tuple(self.questions[i] for i in row) for row in chosen)
 
 
 class Replay:

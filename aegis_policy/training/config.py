@@ -31,8 +31,9 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-ASKED = 0.25
-"""Share of a batch's samples whose first image eight questions are asked about, by distil-answers."""
+DISTILLING = ("distil-answers", "distil-features")
+HELD = 0.25
+"""Share of a batch's samples that they hold to what was before; all of them would cost a step and a half."""
 _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "prompts"})
 """Settings that name files or checkpoints."""
 
@@ -208,10 +209,10 @@ class TrainConfig(Recipe):
                 f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} pictures, "
                 f"which cannot be divided evenly by {among}"
             )
-        if self.method == "distil-answers" and self.asked < parts:
+        if self.method in DISTILLING and self.held < parts:
             raise ValueError(
-                f"distil-answers asks about {self.asked} images of a --batch-size of {self.batch_size}, fewer than "
-                f"{among}: a --batch-size of {parts * round(1 / ASKED)} would do"
+                f"{self.method} holds {self.held} samples of a --batch-size of {self.batch_size}, fewer than {among}: "
+                f"a --batch-size of {parts * round(1 / HELD)} would do"
             )
 
     def _check_method(self) -> None:
@@ -239,9 +240,9 @@ class TrainConfig(Recipe):
         return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
 
     @property
-    def asked(self) -> int:
-        """How many of a step's images questions are asked about, by distil-answers."""
-        return math.ceil(ASKED * self.batch_size) if self.method == "distil-answers" else 0
+    def held(self) -> int:
+        """How many of a step's samples are held to what was before."""
+        return math.ceil(HELD * self.batch_size) if self.method in DISTILLING else 0
 
 
 def source_name(source: str) -> str:

@@ -145,7 +145,8 @@ def random_batch(config: TrainConfig, policy: AegisPolicy, cameras: int, prompt:
         noise=torch.randn(b, m, expert.horizon, expert.action_dim),
         time=sample_time((b, m)),
         asked=asked,
-        questions=((QUESTION,) * PACKED,) * config.asked,
+        held=config.held,
+        questions=((QUESTION,) * PACKED,) * config.held,
     )
 
 

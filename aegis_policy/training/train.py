@@ -158,7 +158,7 @@ class Trainer:
             device=self.device,
             replay=self._replay(),
             questions=read_prompts(config.prompts) if config.prompts else (),
-            asked=config.asked,
+            held=config.held,
         )
         self._measured = _measured(source, "after" if resume is None else "before")
         self.done = 0

@@ -208,7 +208,7 @@ def test_l2_sp_pulls_straight_back(start, batch, vlm):
 
 @pytest.mark.parametrize("name", ["distil-features", "distil-answers"])
 def test_distillation_wants_nothing_at_first_and_then_the_way_back(name, start, batch, vlm):
-    batch = replace(batch, questions=(("what colour is the cube", "pick up the red cube"),) * 2)
+    batch = replace(batch, held=2, questions=(("what colour is the cube", "pick up the red cube"),) * 2)
     assert make(start, name, vlm=vlm).backward(batch)["penalty"] == pytest.approx(0, abs=1e-6)
     away = moved(start, vlm)
     make(start, "naive").backward(batch)
@@ -227,7 +227,8 @@ def test_answers_that_are_held_are_the_frozen_backbones_own_distribution(start, 
     before, now = load_vlm(vlm).eval(), start.policy.vlm.eval()
     questions = ("what colour is the cube", "pick up the red cube")
     method = make(start, "distil-answers", vlm=vlm)
-    found = method.penalty(replace(batch, questions=tuple((each,) for each in questions)), batch.valid, []).item()
+    asked = replace(batch, held=2, questions=tuple((each,) for each in questions))
+    found = method.penalty(asked, batch.valid, []).item()
     tokenizer, divergences = start.processor.tokenizer, []
     with torch.no_grad():
         for row, question in enumerate(questions):

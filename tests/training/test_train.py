@@ -260,7 +260,7 @@ def test_batches_are_a_function_of_seed_and_step(config, vlm):
     processor = load_backbone(vlm)[1]
 
     def batches(seed: int) -> Batches:
-        options = {"questions": ("what colour is the cube", "red", "green"), "asked": 2}
+        options = {"questions": ("what colour is the cube", "red", "green"), "held": 2}
         return Batches(dataset, processor, dataset.norm_stats(), batch_size=5, noise_samples=2, seed=seed, **options)
 
     first, again, other = batches(0), batches(0), batches(1)

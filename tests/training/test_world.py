@@ -203,7 +203,7 @@ def test_sharding_needs_processes(recipes, tmp_path):
         ("naive", {"accumulate": 0}, "--accumulate must be at least 1"),
         ("naive", {"accumulate": 3}, r"--batch-size 8 cannot be divided evenly by 6 \(2 processes x --accumulate 3\)"),
         ("co-train", {"accumulate": 2}, "is 2 pictures, which cannot be divided evenly by 4"),
-        ("distil-answers", {"accumulate": 2}, "asks about 2 images .* fewer than 4 .* a --batch-size of 16 would do"),
+        ("distil-answers", {"accumulate": 2}, "holds 2 samples .* fewer than 4 .* a --batch-size of 16 would do"),
         ("naive", {"ema": 1.0}, "--ema is a decay between 0 and 1"),
         ("naive", {"compile": True, "shard": True}, "--compile and --shard do not go together"),
         ("naive", {"compile": True, "gradient_checkpointing": True}, "--compile and --gradient-checkpointing do not"),

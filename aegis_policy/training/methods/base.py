@@ -44,7 +44,8 @@ class Batch:
         noise: [B, M, H, A] and time: [B, M], M draws of the flow for each sample.
         begun: what each of them is given, where the policy is trained to be.
         asked: questions and answers of other images, where the method trains on some.
-        questions: as many about each of the first images, where the method asks about them.
+        held: how many samples, the first ones, are held to what was before, where the method does that.
+        questions: as many about each one's image, where the method asks.
     """
 
     images: Tensor
@@ -56,6 +57,7 @@ class Batch:
     time: Tensor
     begun: Begun | None = None
     asked: Asked | None = None
+    held: int = 0
     questions: tuple[tuple[str, ...], ...] = ()
 
     def to(self, device: torch.device) -> Batch:

@@ -36,7 +36,8 @@ class Distillation(Penalised):
 class DistilFeatures(Distillation):
     """L_more = mean over layers and tokens of ||h - h_before||^2, in units of the layer's mean ||h_before||^2.
 
-    Token by token on the robot's batch; compare "Don't blind your VLA" (arXiv 2510.25616), which holds visual features.
+    Token by token, on the robot's samples that are held; compare "Don't blind your VLA" (arXiv 2510.25616), which holds
+    visual features.
     """
 
     records = True
@@ -48,13 +49,13 @@ class DistilFeatures(Distillation):
 
     def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
         with torch.no_grad(), autocast(self.device), self.taught as outputs:
-            self.teacher.encode(batch.images, batch.ids, batch.valid)
+            self.teacher.encode(*(part[: batch.held] for part in (batch.images, batch.ids, batch.valid)))
             before = list(outputs)
             outputs.clear()
-        distances, sizes = [], []
+        valid, distances, sizes = valid[: batch.held], [], []
         for now, then in zip(recorded, before, strict=True):
             then = then[valid].float()  # (tokens, W)
-            distances.append((now[valid].float() - then).square().sum())
+            distances.append((now[: batch.held][valid].float() - then).square().sum())
             sizes.append(then.square().sum())
         return (world.total(torch.stack(distances)) / world.total(torch.stack(sizes))).mean()
 
@@ -69,7 +70,7 @@ class DistilAnswers(Distillation):
     strength = 1.0
 
     def penalty(self, batch: Batch, valid: Tensor, recorded: list[Tensor]) -> Tensor:
-        images, processor = batch.images[: len(batch.questions), :1], self.given.processor
+        images, processor = batch.images[: batch.held, :1], self.given.processor
         with autocast(self.device):
             with torch.no_grad():
                 answers = iter(self._answers(images, batch.questions))
