@@ -39,7 +39,7 @@ from aegis_policy.model import checkpoint
 from aegis_policy.training.config import TrainConfig
 from aegis_sim import tasks
 
-TASK, SEED, EPISODES, DEMONSTRATIONS = "pick", 0, 50, 1_500
+TASK, SEED, EPISODES, DEMONSTRATIONS = "pick", 0, 100, 1_500
 RECIPE = TrainConfig(method="stop-gradient", steps=1_500, batch_size=16, max_delay=5, eval_every=0, compile=True)
 """Only the expert learns: what the VLM answers stays as it is, to the last bit."""
 CONDITIONS = (*((latency, False, False) for latency in (0, 100, 200, 300)), (200, True, False), (200, True, True))

@@ -56,9 +56,8 @@ class Setting:
     rounds: int
 
     def config(self, method: MethodName) -> TrainConfig:
-        """Of a step; a quarter of it is questions for co-train, or one sample where that is more."""
-        share = max(0.25, 1 / self.batch_size)
-        return TrainConfig(method=method, batch_size=self.batch_size, replay_share=share)
+        """Of a step; a quarter of it is questions for co-train, and held by the methods that distil."""
+        return TrainConfig(method=method, batch_size=self.batch_size)
 
     def policy(self) -> AegisPolicy:
         torch.manual_seed(0)
@@ -88,7 +87,7 @@ def halved_paligemma2() -> PaliGemmaConfig:
 
 SETTINGS = {
     "tiny": Setting(lambda: load_vlm(asset("aegis-tiny-vlm")), batch_size=24, rounds=8),
-    "300M": Setting(lambda: new_vlm(halved_paligemma2()), batch_size=2, rounds=4),
+    "300M": Setting(lambda: new_vlm(halved_paligemma2()), batch_size=4, rounds=4),
 }
 
 
