@@ -16,7 +16,7 @@ from aegis_policy.training.anchor import Anchor, LayerRecorder, anchor_of_sets, 
 from aegis_policy.training.batches import Batches, Replay
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import assume_bfloat16
-from aegis_policy.training.methods import Given, Method, make_method
+from aegis_policy.training.methods import Batch, Given, Method, make_method
 from aegis_policy.training.methods.aegis import Aegis
 from aegis_policy.training.methods.distillation import ANSWER_TOKENS
 from tests.training.tiny import gradients
@@ -219,6 +219,20 @@ def test_distillation_wants_nothing_at_first_and_then_the_way_back(name, start, 
     added = {key: got[key] - task[key] for key in away if key in task}
     assert sum((added[key] * away[key]).sum() for key in added) > 0  # downhill is where it came from
     assert all(torch.equal(got[key], task[key]) for key in task if key.startswith("expert."))
+
+
+def test_features_are_held_of_a_batchs_first_samples_alone(start, batch, vlm):
+    moved(start, vlm)
+    method = make(start, "distil-features", vlm=vlm)
+
+    def penalty(batch: Batch) -> float:
+        _, valid, recorded = method.flow_loss(batch)
+        return method.penalty(batch, valid, recorded).item()
+
+    first = penalty(replace(batch, held=2))
+    others = torch.cat([batch.images[:2], -batch.images[2:]])
+    assert penalty(replace(batch, images=others, held=2)) == pytest.approx(first, rel=1e-5)
+    assert penalty(replace(batch, held=6)) != pytest.approx(first, rel=1e-3)
 
 
 def test_answers_that_are_held_are_the_frozen_backbones_own_distribution(start, batch, vlm):
