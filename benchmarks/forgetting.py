@@ -2,11 +2,11 @@
 
 All start from the VLM that ships with a fresh expert, see the same demonstrations in the same order for the same number
 of steps, and have one setting tuned on a training seed and episodes of their own (TUNING), by the sum of success and
-VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines,
-and the ways that no other beats in both, are run on FINAL's seeds; of the rest the tuning runs are shown. One process
-for each core; what is in WORK and in benchmarks/results/forgetting is kept, so a killed run goes on, on another machine
-too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Many hours
-on two cores.
+VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines
+at their best, and every way and value that no other beats, are run on FINAL's seeds; of the rest the tuning runs are
+shown. One process for each core; what is in WORK and in benchmarks/results/forgetting is kept, so a killed run goes on,
+on another machine too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside
+it. Many hours on two cores.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
 from forgetting_methods import Merge, Stage, Way, ways
 from forgetting_report import success, vqa_accuracy, write, write_tuning
@@ -84,42 +85,45 @@ def main() -> None:
     work: Path = parser.parse_args().work.resolve()
     prepare(work)
     compared = ways(work)
-    tuning = [Run(way.name, value, TUNING, seed) for way in compared for value in way.values for seed in TUNING.seeds]
-    tuned = measure(tuning, work)
-    further = [
-        Run(way.name, value, TUNING, seed) for way in compared for value in beyond(way, tuned) for seed in TUNING.seeds
-    ]
-    tuned |= measure(further, work)
+    tuned = tune(compared, work)
     chosen = {way.name: best(way, tuned) for way in compared}
-    by_way = {
-        way.name: [tuned[Run(way.name, v, TUNING, TUNING.seeds[0])] for v in tried(way, tuned)] for way in compared
-    }
+    by_way = {way.name: [tuned[Run(way.name, v, TUNING, *TUNING.seeds)] for v in tried(way, tuned)] for way in compared}
     write_tuning(before(work), by_way, {way.name: way.knob for way in compared}, chosen)
-    screened = {name: tuned[Run(name, value, TUNING, TUNING.seeds[0])] for name, value in chosen.items()}
-    finalists = [way for way in compared if way.name in BASELINES or not is_beaten(way.name, screened)]
+    finalists = {
+        way.name + f", {value:g}" * (value != chosen[way.name]): (way, value)
+        for way in compared
+        for value in tried(way, tuned)
+        if (way.name in BASELINES and value == chosen[way.name]) or not is_beaten(way, value, tuned)
+    }
     final: dict[Run, Measured] = {}
     for seed in FINAL.seeds:
-        final |= measure([Run(way.name, chosen[way.name], FINAL, seed) for way in finalists], work)
+        final |= measure([Run(way.name, value, FINAL, seed) for way, value in finalists.values()], work)
         write(
             before(work),
             list(final.values()),
             {
-                way.name: {"knob": way.knob, "values": tried(way, tuned), "chosen": chosen[way.name]}
-                for way in finalists
+                name: {"way": way.name, "knob": way.knob, "tried": tried(way, tuned), "value": value}
+                for name, (way, value) in finalists.items()
             },
-            screened,
             {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
         )
 
 
+def tune(compared: Sequence[Way], work: Path) -> dict[Run, Measured]:
+    """Three values of each, and a fourth where one of the ends is the best."""
+    tuned = measure([Run(way.name, value, TUNING, *TUNING.seeds) for way in compared for value in way.values], work)
+    further = [Run(way.name, value, TUNING, *TUNING.seeds) for way in compared for value in beyond(way, tuned)]
+    return tuned | measure(further, work)
+
+
 def best(way: Way, tuned: dict[Run, Measured]) -> float:
     """The value that keeps and learns most."""
+    return max(tried(way, tuned), key=lambda value: merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)]).sum())
 
-    def merit(value: float) -> float:
-        found = [tuned[Run(way.name, value, TUNING, seed)] for seed in TUNING.seeds]
-        return sum(success(each) + vqa_accuracy(each) for each in found)
 
-    return max(tried(way, tuned), key=merit)
+def merits(found: Measured) -> np.ndarray:
+    """What is learnt and what is kept."""
+    return np.array([success(found), vqa_accuracy(found)])
 
 
 def tried(way: Way, tuned: Iterable[Run]) -> tuple[float, ...]:
@@ -133,10 +137,10 @@ def beyond(way: Way, tuned: dict[Run, Measured]) -> tuple[float, ...]:
     return (way.beyond[0],) * (place == 0) + (way.beyond[1],) * (place == len(way.values) - 1)
 
 
-def is_beaten(name: str, screened: Mapping[str, Measured]) -> bool:
-    """Whether some other way both succeeds more often and keeps more."""
-    own = screened[name]
-    return any(success(it) > success(own) and vqa_accuracy(it) > vqa_accuracy(own) for it in screened.values())
+def is_beaten(way: Way, value: float, tuned: Mapping[Run, Measured]) -> bool:
+    """Whether some other succeeds as often and keeps as much, and more of one."""
+    own = merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)])
+    return any((merits(it) >= own).all() and (merits(it) > own).any() for it in tuned.values())
 
 
 def prepare(work: Path) -> None:

@@ -50,29 +50,28 @@ def write(
     before: Measured,
     runs: Sequence[Measured],
     settings: Mapping[str, Any],
-    screened: Mapping[str, Measured],
     setup: Mapping[str, Any],
 ) -> None:
     """Everything that is shown.
 
     Args:
         before: the VLM's VQA by set.
-        runs: of the same seeds for every way in `settings`.
-        screened: the chosen tuning run of every way.
+        runs: of the same seeds for every one in `settings`.
+        settings: by name, its way, what of that was tuned, and its value.
     """
-    by_way = {way: [run for run in runs if run["way"] == way] for way in settings}
+    by_way = {
+        name: [run for run in runs if (run["way"], run["value"]) == (of["way"], of["value"])]
+        for name, of in settings.items()
+    }
     methods = {
-        way: of_way(found, by_way["naive"], before) | cost_of(way) | settings[way] for way, found in by_way.items()
+        name: of_way(found, by_way["naive"], before) | cost_of(settings[name]["way"]) | settings[name]
+        for name, found in by_way.items()
     }
     found = {
         "methods": methods,
         "default": default(methods),
         "seeds": [run["seed"] for run in by_way["naive"]],
         "before": before,
-        "screened": {
-            way: {"chosen": run["value"], "success": success(run), "vqa_after": vqa_accuracy(run)}
-            for way, run in screened.items()
-        },
         **setup,
         **provenance(),
     }
@@ -153,7 +152,7 @@ def main_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     head += [f"success: {split}" for split in next(iter(methods.values()))["splits"] if split != "seen"]
     rows = []
     for way, of in sorted(methods.items(), key=lambda item: -item[1]["success"]["mean"] - item[1]["vqa_after"]["mean"]):
-        cells = [f"`{way}`", f"{of['knob']} {of['chosen']:g}"]
+        cells = [f"`{way}`", f"{of['knob']} {of['value']:g}"]
         cells += [shown(of["success"]), shown(of["success_minus_naive"], signed=True), shown(of["right_object"])]
         cells += [shown(of["sets"][name]["accuracy"]) for name in sets]
         cells += [shown(each["success"]) for split, each in of["splits"].items() if split != "seen"]
