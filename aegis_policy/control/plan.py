@@ -20,7 +20,7 @@ class Plan:
         actions: [H, A], as they were given.
         places: coordinates, float64 [H+1, A], the first at `start`.
         stamp: of the observation that the chunk answers.
-        behind: how many of the chunk's actions were due before `start`.
+        behind: how many of the chunk's actions were due before `start`; below zero where others come before its first.
     """
 
     def __init__(

@@ -9,6 +9,10 @@ Actions are numbered through, from the robot's last standstill on, one to a step
 policy is told which actions are left and that the first d of them are committed; its chunk takes over with action
 k + d, however early it comes. So what is committed is carried out as it was announced, once and in order. A chunk that
 comes after action k + d has begun was made for a robot that is somewhere else by now, and is discarded.
+
+Where the committed actions hardly move the robot, the policy is told nothing, and its whole chunk follows them: it will
+stand then where it is observed. Told of its own stillness, it would take it for the end of a demonstration, and wait
+for ever after a grasp that missed.
 """
 
 from __future__ import annotations
@@ -30,14 +34,17 @@ WINDOW = 10
 MOST_LATE = 5
 """Chunks that may be discarded in a row; then something is wrong that waiting does not cure."""
 ROUNDING = 1e-4  # steps; clocks that count from 1970 are no finer
+STANDING = {"m": 0.001, "rad": 0.01, "1": 0.1}
+"""Displacements per step, and how far a set point changes, up to which a robot stands."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The number of the action at which was observed, and how many from there on are committed."""
+    """The number of the action at which was observed, how many from there on are committed, and how many are told."""
 
     at: int
     delay: int
+    told: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class RealTime(Asynchronous):
     def __init__(self, execute: int) -> None:
         super().__init__(execute)
         self._most, self._step = 0, 0.0
-        self._displaced = np.zeros(0, bool)  # [A]
+        self._displaced, self._standing = np.zeros(0, bool), np.zeros(0)  # [A]
         self._begin()
 
     def fit(self, info: PolicyInfo) -> None:
@@ -89,6 +96,7 @@ class RealTime(Asynchronous):
             )
         self._most, self._step = info.max_delay, 1 / info.control_hz
         self._displaced = np.array([is_displacement(feature) for feature in info.actions], bool)
+        self._standing = np.array([STANDING.get(feature.unit, 0.0) for feature in info.actions])
 
     def clear(self) -> None:
         super().clear()
@@ -117,8 +125,16 @@ class RealTime(Asynchronous):
         comes = (stamp + max(self._delays, default=self._first) - going.origin) / self._step  # number of an action
         delay = ceil(min(max(comes - ROUNDING - at, 0), self._most, len(left)))
         delay = max(delay, going.taken_over - at)  # what was once committed stays so
-        self._asked[stamp] = _Asked(at, delay)
-        return Pending(np.asarray(left, np.float32), delay) if len(left) else None
+        told = 0 if self._stands(going, at, delay) else delay
+        self._asked[stamp] = _Asked(at, delay, told)
+        return Pending(np.asarray(left, np.float32), delay) if len(left) and told == delay else None
+
+    def _stands(self, going: _Sequence, at: int, delay: int) -> bool:
+        """Whether the committed actions leave the robot where it is; of set points that is not known."""
+        committed = going.between(at, at + delay)
+        before = going.between(max(at - 1, going.first), at + delay)
+        moved = np.where(self._displaced, committed, np.ptp(before, axis=0) if delay else 0.0)
+        return bool(self._displaced.any() and (np.abs(moved) <= self._standing).all())
 
     def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
         if chunk.stamp not in self._asked:
@@ -129,14 +145,14 @@ class RealTime(Asynchronous):
             self._first = now - chunk.stamp
             self._next = _Sequence(chunk.actions, 0, now, 0, 0)
             return Layout(chunk.actions, now)
-        if len(chunk.actions) <= asked.delay:
-            return Rejection("shape", f"{len(chunk.actions)} actions, expected more than the {asked.delay} committed")
+        if len(chunk.actions) <= asked.told:
+            return Rejection("shape", f"{len(chunk.actions)} actions, expected more than the {asked.told} committed")
         self._delays.append(now - chunk.stamp)
         # Displacements go on from where those before them lead, and not from where the robot has got to by now: what
         # the limits hold back of them is made up for, and not lost. And a chunk leads where it says from where it was
         # observed: as far as its beginning differs from what was committed, its first own action makes up for that.
-        fresh, over = np.array(chunk.actions[asked.delay :]), asked.at + asked.delay
-        differs = chunk.actions[: asked.delay] - going.between(asked.at, over)
+        fresh, over = np.array(chunk.actions[asked.told :]), asked.at + asked.delay
+        differs = chunk.actions[: asked.told] - going.between(asked.at, asked.at + asked.told)
         fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)
         steps = (now - going.origin) / self._step
         if steps - ROUNDING > over:
@@ -144,14 +160,14 @@ class RealTime(Asynchronous):
                 return self._discard(ceil(steps) - asked.at, asked.delay)
             # The robot has run out of actions, and stands where the chunk goes on.
             self._next = _Sequence(fresh, over, now - over * self._step, asked.at, over)
-            return Layout(fresh, now, self.newest.places[-1], asked.delay)
+            return Layout(fresh, now, self.newest.places[-1], asked.told)
         present = max(min(floor(steps + ROUNDING), over), going.first)
         begin = min(present, asked.at)
         actions = np.concatenate([going.between(begin, over), fresh])
         self._next = _Sequence(actions, begin, going.origin, asked.at, over)
         self._late = 0
         start, ahead = going.due(present, self._step), self._next.between(present, self._next.end)
-        return Layout(ahead, start, self.newest.at(start).position, present - asked.at)
+        return Layout(ahead, start, self.newest.at(start).position, present - over + asked.told)
 
     def add(self, plan: Plan) -> None:
         super().add(plan)

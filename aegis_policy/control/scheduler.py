@@ -30,7 +30,7 @@ class Layout(NamedTuple):
         actions: [N, A].
         start: s, when the first is due.
         anchor: coordinates [A] that it goes on from; None for where the robot was commanded to be at that time.
-        behind: how many of the chunk's actions were due before that.
+        behind: how many of the chunk's actions were due before that; below zero where others come before its first.
     """
 
     actions: np.ndarray

@@ -106,7 +106,8 @@ class Batches:
     def _begun(self, rows: np.ndarray, labels: np.ndarray, delay: Tensor, step: int, ours: slice) -> Begun:
         rng, draws = np.random.default_rng([self.seed, step, 3]), (self.batch_size, self.noise_samples)
         executed, unit = self.dataset.executed(rows), self.norm_stats.actions.scale * self.dataset.displaced
-        chunks = begin(labels, executed, delay.numpy(), push(executed, unit, rng, draws, ours), self._reach)
+        pushed = push(executed, unit, rng, draws, ours)
+        chunks = begin(labels, executed, delay.numpy(), pushed, self._reach, self.dataset.displaced)
         return Begun(delay, self._normal(chunks))
 
     def _normal(self, actions: np.ndarray) -> Tensor:

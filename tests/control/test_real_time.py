@@ -21,6 +21,7 @@ from aegis_policy.control.real_time import MOST_LATE, WINDOW
 from tests.control.robot import CONTROL_HZ, HOME, INFO, LIMITS, PERIOD, TIMEOUTS, chunk, controller, measured, steady
 
 H, STEP, TICKS, PATIENCE = 8, 0.1, 5, 0.6
+FAR = 20_000  # µm
 NAMES = PolicyInfo(
     "names", (), (Feature("q1", "rad"), Feature("q2", "rad")), (Feature("q1", "rad"), Feature("q2", "rad")),
     H, 1 / STEP, ("go",), "", max_delay=H - 1,
@@ -42,9 +43,6 @@ class Request:
     def delay(self) -> int:
         return self.pending.delay if self.pending else 0
 
-    def chunk(self) -> ActionChunk:
-        return ActionChunk(np.array([(self.number, i) for i in range(H)], np.float32), self.stamp)
-
 
 @dataclass
 class World:
@@ -57,13 +55,14 @@ class World:
     refused: list[str] = field(default_factory=list)
     waiting: list[Request] = field(default_factory=list)
     asked, epoch, clock_ticks = 0, 0, 0
+    info = NAMES
 
     def run(self, latencies, resets=()):
         """Until a chunk was asked for with each of `latencies` (s; None: it never comes), and a chunk's time after.
 
         Who has waited for PATIENCE asks anew; what was given up may come all the same.
         """
-        self.scheduler.fit(NAMES)
+        self.scheduler.fit(self.info)
         latencies, asked_at, left = list(latencies), -np.inf, 2 * H * TICKS
         while latencies or left:
             self.tick()
@@ -92,8 +91,14 @@ class World:
         self.clock_ticks += 1
         self.now = 1.7e9 + self.clock_ticks * STEP / TICKS
 
+    def chunk(self, request: Request) -> ActionChunk:
+        return ActionChunk(np.array([(request.number, i) for i in range(H)], np.float32), request.stamp)
+
+    def name(self, action: np.ndarray) -> tuple[int, ...]:
+        return tuple(int(x) for x in action)
+
     def take(self, request: Request):
-        laid_out = self.scheduler.schedule(request.chunk(), self.now)
+        laid_out = self.scheduler.schedule(self.chunk(request), self.now)
         if isinstance(laid_out, Rejection):
             self.refused.append(laid_out.check)
             return
@@ -114,7 +119,7 @@ class Logged(World):
         plan, middle = self.scheduler.newest, self.now + STEP / TICKS / 2
         i = -1 if plan is None else int((middle - plan.start) / STEP)
         there = plan is not None and plan.start <= middle and i < len(plan.actions)
-        self.log.append((self.now, tuple(int(x) for x in plan.actions[i]) if there else None))
+        self.log.append((self.now, self.name(plan.actions[i]) if there else None))
         super().tick()
 
     def in_force(self):
@@ -163,6 +168,71 @@ def test_no_latencies_drops_and_resets_repeat_skip_or_reorder_a_committed_action
     whole = [ticks for action, ticks in runs[:-1] if action is not None]
     if not resets:  # which break an action off, as they are to
         assert all(ticks == TICKS for ticks in whole), "an action was cut short or drawn out"
+
+
+@dataclass
+class Displaced(Logged):
+    """Names are tiny displacements, to which chunks that move add a large one; the policy repeats what it is told."""
+
+    moves: tuple[bool, ...] = (True,)
+    info = replace(NAMES, actions=(Feature("dx", "m"), Feature("dy", "m")))
+
+    def chunk(self, request: Request) -> ActionChunk:
+        far = FAR * self.moves[request.number % len(self.moves)]
+        actions = np.array([(request.number, far + i) for i in range(H)], np.float32) * 1e-6
+        if request.pending:
+            actions[: request.delay] = request.pending.actions[: request.delay]
+        return ActionChunk(actions, request.stamp)
+
+    def name(self, action: np.ndarray) -> tuple[int, int]:
+        return round(action[0] * 1e6), round(action[1] * 1e6) % FAR
+
+
+@given(
+    st.lists(LATENCY, min_size=1, max_size=25),
+    st.integers(1, H),
+    st.sampled_from([0.0, 0.02, 0.04]),
+    st.lists(st.booleans(), min_size=1, max_size=5),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_robot_that_stands_is_not_told_of_it_and_follows_the_whole_chunk(latencies, execute, lag, moves):
+    world = Displaced(RealTime(execute), lag, moves=tuple(moves)).run(latencies)
+    runs = world.in_force()
+    actions = [action for action, _ in runs if action is not None]
+    assert len(actions) == len(set(actions)), "an action was carried out twice"
+    assert all(ticks == TICKS for action, ticks in runs[:-1] if action is not None), "an action was cut short"
+    for request in world.taken:
+        if request.pending:
+            committed = list(map(world.name, request.pending.actions[: request.delay]))
+            assert not committed or any(moves[number % len(moves)] for number, _ in committed), "it was told to stand"
+            at = actions.index(committed[0]) if committed else 0
+            assert actions[at : at + len(committed)] == committed
+    for (action, _), (after, _) in pairwise([(None, 0), *runs]):
+        if after is not None and action is not None and after[0] == action[0]:
+            assert after[1] == action[1] + 1, "an action of a chunk was skipped"
+        elif after is not None and (action is None or after[0] != action[0]):
+            request = next(request for request in world.taken if request.number == after[0])
+            assert after[1] == request.delay, "it took over elsewhere"
+
+
+def test_whoever_closes_the_gripper_stands_but_is_told():
+    """What was seen is older than the closing: a whole chunk made from it would open the gripper again."""
+    scheduler = RealTime(2)
+    scheduler.fit(replace(INFO, max_delay=3))
+
+    def offered(stamp: float, grip: float) -> Pending | None:
+        pending = scheduler.ask(stamp)
+        laid_out = scheduler.schedule(steady(stamp=stamp, gripper=grip), stamp + 0.2)
+        assert not isinstance(laid_out, Rejection)
+        anchor = np.append(HOME, 0.0)
+        scheduler.add(Plan(ActionSpace(INFO), laid_out.actions, start=laid_out.start, anchor=anchor, stamp=stamp))
+        return pending
+
+    assert offered(0.0, 0.0) is None  # the first
+    assert offered(0.4, 1.0) is None  # it stands, and the gripper stays open until this takes over
+    closing = offered(0.6, 1.0)
+    assert closing is not None and closing.delay == 2
+    assert offered(0.8, 1.0) is None  # it stands, closed
 
 
 @given(st.floats(0.0, 0.3), st.integers(1, 4), st.sampled_from([0.0, 0.02, 0.04]))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_policy.data.begun import DISTURBED, STILL, begin, push
+from aegis_policy.data.begun import COUNTS, DISTURBED, SETTLE, STILL, begin, push
 
 B, M, H, A = 2, 3, 6, 3
 DISPLACED = np.array([True, True, False])
@@ -15,6 +15,7 @@ DISPLACED = np.array([True, True, False])
 def case(seed: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(seed)
     labels = rng.normal(size=(B, H, A)).astype(np.float32)
+    labels[..., ~DISPLACED] = 1  # no set point changes
     executed = labels + rng.normal(size=labels.shape).astype(np.float32) * DISPLACED * 0.5
     return labels, executed, rng.integers(0, H, (B, M)), rng.normal(size=(B, M, H, A)) * DISPLACED
 
@@ -23,7 +24,7 @@ def case(seed: int) -> tuple[np.ndarray, ...]:
 @given(st.integers(0, 2**32), st.floats(0.1, 5))
 def test_what_is_given_is_made_up_for_as_soon_as_actions_reach(seed: int, reach: float) -> None:
     labels, executed, delay, push = case(seed)
-    chunks = begin(labels, executed, delay, push, np.full(A, reach))
+    chunks = begin(labels, executed, delay, push, np.full(A, reach), DISPLACED)
     for b, m in np.ndindex(B, M):
         d, found = delay[b, m], chunks[b, m].astype(float)
         asked = np.r_[executed[b, :d], labels[b, d:]]
@@ -39,16 +40,53 @@ def test_what_is_given_is_made_up_for_as_soon_as_actions_reach(seed: int, reach:
             assert ((np.abs(now) < 1e-5) | furthest).all()
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.1, 5))
+def test_a_gripper_closes_where_it_would_have_closed_and_once_the_arm_is_there(seed: int, reach: float) -> None:
+    rng, horizon = np.random.default_rng(seed), 12
+    labels = np.zeros((B, horizon, A), np.float32)
+    labels[..., :2] = rng.uniform(-reach, reach, (B, horizon, 2))
+    executed, delay = labels.copy(), rng.integers(0, 4, (B, M))
+    closes = rng.integers(1, 7, B)
+    labels[..., 2] = np.arange(horizon) >= closes[:, None]
+    pushed = rng.normal(size=(B, M, horizon, A)) * DISPLACED * reach
+    chunks = begin(labels, executed, delay, pushed, np.array([reach, reach, 1]), DISPLACED)
+    for b, m in np.ndindex(B, M):
+        c, found = closes[b], chunks[b, m].astype(float)
+        if c < delay[b, m]:
+            continue  # it closes with what is given
+        closed = found[:, 2] > 0.5
+        at = int(closed.argmax()) if closed.any() else horizon
+        assert at >= c and closed[at:].all()
+        asked = np.insert(labels[b], c, np.zeros((at - c, A)), axis=0)[:horizon]
+        behind = np.abs(np.cumsum(found - asked, axis=0)[:, :2]).max(axis=1)
+        if at < horizon:
+            assert (behind[at - 1 - (SETTLE if at > c else 0) :] <= COUNTS * reach + 1e-5).all()
+        if at > c:
+            counted = behind[: at - SETTLE - 1]
+            assert (counted > COUNTS * reach - 1e-5).any() or len(counted) <= delay[b, m], "it waited for nothing"
+
+
+def test_an_arm_that_was_pushed_makes_up_for_it_settles_and_closes() -> None:
+    labels = np.zeros((1, 10, 2), np.float32)
+    labels[0, :, 0] = [0.05, 0.05, 0.01, 0, 0, 0, 0.05, 0.05, 0, 0]
+    labels[0, 3:, 1] = 1
+    pushed = np.full((1, 1, 10, 2), [-0.02, 0.0])
+    found = begin(labels, labels, np.array([[2]]), pushed, np.array([0.05, 1]), np.array([True, False]))[0, 0]
+    np.testing.assert_allclose(found[:, 0], [0.03, 0.03, 0.05, 0, 0, 0, 0, 0, 0.05, 0.05], atol=1e-6)
+    np.testing.assert_array_equal(found[:, 1], [0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+
+
 def test_without_a_push_it_is_what_was_executed_and_then_the_labels() -> None:
     labels, executed, delay, push = case(0)
-    chunks = begin(labels, executed, delay, 0 * push, np.full(A, 0.1))
+    chunks = begin(labels, executed, delay, 0 * push, np.full(A, 0.1), DISPLACED)
     for b, m in np.ndindex(B, M):
         np.testing.assert_array_equal(chunks[b, m], np.r_[executed[b, : delay[b, m]], labels[b, delay[b, m] :]])
 
 
 def test_what_is_given_is_executed_and_pushed() -> None:
     labels, executed, delay, push = case(1)
-    chunks = begin(labels, executed, delay, push, np.full(A, 100.0))
+    chunks = begin(labels, executed, delay, push, np.full(A, 100.0), DISPLACED)
     for b, m in np.ndindex(B, M):
         d = delay[b, m]
         np.testing.assert_allclose(chunks[b, m, :d], executed[b, :d] + push[b, m, :d], rtol=1e-5, atol=1e-6)
