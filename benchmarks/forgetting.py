@@ -138,9 +138,10 @@ def beyond(way: Way, tuned: dict[Run, Measured]) -> tuple[float, ...]:
 
 
 def is_beaten(way: Way, value: float, tuned: Mapping[Run, Measured]) -> bool:
-    """Whether some other succeeds as often and keeps as much, and more of one."""
-    own = merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)])
-    return any((merits(it) >= own).all() and (merits(it) > own).any() for it in tuned.values())
+    """Whether some other succeeds as often and keeps as much, and more of one, to a point: less is chance."""
+    own = merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)]).round(2)
+    others = [merits(found).round(2) for found in tuned.values()]
+    return any((each >= own).all() and (each > own).any() for each in others)
 
 
 def prepare(work: Path) -> None:
