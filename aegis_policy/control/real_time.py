@@ -84,7 +84,7 @@ class RealTime(Asynchronous):
 
     def __init__(self, execute: int) -> None:
         super().__init__(execute)
-        self._most, self._step = 0, 0.0
+        self._horizon, self._most, self._step = 0, 0, 0.0
         self._displaced, self._standing = np.zeros(0, bool), np.zeros(0)  # [A]
         self._begin()
 
@@ -94,7 +94,7 @@ class RealTime(Asynchronous):
                 f"real-time chunking: the policy '{info.model}' cannot go on from actions that are carried out "
                 f"meanwhile (its max_delay is 0); choose another scheduler, such as the asynchronous one"
             )
-        self._most, self._step = info.max_delay, 1 / info.control_hz
+        self._horizon, self._most, self._step = info.horizon, info.max_delay, 1 / info.control_hz
         self._displaced = np.array([is_displacement(feature) for feature in info.actions], bool)
         self._standing = np.array([STANDING.get(feature.unit, 0.0) for feature in info.actions])
 
@@ -121,7 +121,7 @@ class RealTime(Asynchronous):
             self._asked[stamp] = None
             return None
         at = min(max(round((stamp - going.origin) / self._step), going.first), going.end)
-        left = going.between(at, going.end)
+        left = going.between(at, min(going.end, at + self._horizon))  # a whole chunk may follow committed actions
         comes = (stamp + max(self._delays, default=self._first) - going.origin) / self._step  # number of an action
         delay = ceil(min(max(comes - ROUNDING - at, 0), self._most, len(left)))
         delay = max(delay, going.taken_over - at)  # what was once committed stays so

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aegis_policy import ActionChunk, Feature, Pending, PolicyInfo
@@ -194,6 +194,7 @@ class Displaced(Logged):
     st.sampled_from([0.0, 0.02, 0.04]),
     st.lists(st.booleans(), min_size=1, max_size=5),
 )
+@example([0.3, 0.3, 0.3, 0.0, 0.3, 0.3], 1, 0.0, [False, False, False, True])  # more is pending than a chunk has
 @settings(max_examples=150, deadline=None)
 def test_a_robot_that_stands_is_not_told_of_it_and_follows_the_whole_chunk(latencies, execute, lag, moves):
     world = Displaced(RealTime(execute), lag, moves=tuple(moves)).run(latencies)
@@ -204,6 +205,7 @@ def test_a_robot_that_stands_is_not_told_of_it_and_follows_the_whole_chunk(laten
     for request in world.taken:
         if request.pending:
             committed = list(map(world.name, request.pending.actions[: request.delay]))
+            assert len(request.pending.actions) <= H
             assert not committed or any(moves[number % len(moves)] for number, _ in committed), "it was told to stand"
             at = actions.index(committed[0]) if committed else 0
             assert actions[at : at + len(committed)] == committed
