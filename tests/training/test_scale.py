@@ -35,7 +35,7 @@ def batches(start, demonstrations, questions) -> Batches:
     return Batches(
         Demonstrations([demonstrations], horizon=4),
         *(start.processor, start.norm_stats),
-        **{"batch_size": 8, "noise_samples": 2, "seed": 0, "replay": replay, "questions": ASKED, "asked": 2},
+        **{"batch_size": 8, "noise_samples": 2, "seed": 0, "replay": replay, "questions": ASKED, "held": 2},
     )
 
 
@@ -68,6 +68,7 @@ def test_parts_of_a_batch_are_the_batch(batches):
         for all_rows, ours in zip(rows(whole), rows(parts[part]), strict=True):
             assert torch.equal(all_rows[part::2], ours)
     assert whole.questions == parts[0].questions + parts[1].questions and len(parts[1].questions) == 1
+    assert [whole.held, *(part.held for part in parts)] == [2, 1, 1]
     labels = [part.asked.packed.labels for part in (whole, *parts)]
     assert all(torch.equal(labels[0][part::2][:, : ours.shape[1]], ours) for part, ours in enumerate(labels[1:]))
 
