@@ -41,7 +41,7 @@ class DistilFeatures(Distillation):
     """
 
     records = True
-    strength = 4.0
+    strength = 16.0
 
     def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
         super().__init__(policy, config, given)
