@@ -65,64 +65,24 @@ def ways(work: Path) -> tuple[Way, ...]:
     replay = tuple(str(work / f"{name}.hdf5") for name in ("questions", "drawn"))
     asked = str(work / "asked.txt")
     return (
-        Way("naive", "backbone rate", RATES, FURTHER, lambda v, n: (train("naive", n, learning_rate=v),)),
-        Way(
-            "stop-gradient",
-            "expert rate",
-            (5e-4, 1e-3, 2e-3),
-            (2.5e-4, 4e-3),
-            lambda v, n: (still(n, expert_learning_rate=v),),
+        alone("naive", "learning_rate", RATES, FURTHER),
+        alone("stop-gradient", "expert_learning_rate", (5e-4, 1e-3, 2e-3), (2.5e-4, 4e-3)),
+        alone("lora", "learning_rate", (4e-4, 1e-3, 2.5e-3), (1.6e-4, 6e-3)),
+        alone("co-train", "learning_rate", (5e-5, 1e-4, 2e-4), (2.5e-5, 4e-4), replay=replay, replay_share=0.25),
+        alone("aegis", "learning_rate", RATES, FURTHER),
+        replace(
+            alone("naive", "learning_rate", RATES, FURTHER, freeze_vision=True),
+            name="naive, vision frozen",
         ),
-        Way(
-            "lora",
-            "adapters' rate",
-            (4e-4, 1e-3, 2.5e-3),
-            (1.6e-4, 6e-3),
-            lambda v, n: (train("lora", n, learning_rate=v),),
-        ),
-        Way(
-            "co-train",
-            "backbone rate",
-            (5e-5, 1e-4, 2e-4),
-            (2.5e-5, 4e-4),
-            lambda v, n: (train("co-train", n, replay=replay, replay_share=0.25, learning_rate=v),),
-        ),
-        Way("aegis", "backbone rate", RATES, FURTHER, lambda v, n: (train("aegis", n, learning_rate=v),)),
-        Way(
-            "naive, vision frozen",
-            "backbone rate",
-            RATES,
-            FURTHER,
-            lambda v, n: (train("naive", n, learning_rate=v, freeze_vision=True),),
-        ),
-        Way(
-            "anchor-penalty",
-            "strength",
-            (0.1, 1.0, 10.0),
-            (0.01, 100.0),
-            lambda v, n: (train("anchor-penalty", n, strength=v),),
-        ),
-        Way("l2-sp", "strength", (0.01, 0.1, 1.0), (0.001, 10.0), lambda v, n: (train("l2-sp", n, strength=v),)),
-        Way(
-            "distil-features",
-            "strength",
-            (1.0, 4.0, 16.0),
-            (0.25, 64.0),
-            lambda v, n: (train("distil-features", n, strength=v),),
-        ),
-        Way(
-            "distil-answers",
-            "strength",
-            (0.3, 1.0, 3.0),
-            (0.1, 10.0),
-            lambda v, n: (train("distil-answers", n, strength=v, prompts=asked),),
-        ),
-        Way("merge", "weight", (0.3, 0.5, 0.7), (0.1, 0.9), lambda v, n: (train("naive", n), Merge(v))),
+        alone("anchor-penalty", "strength", (0.1, 1.0, 10.0), (0.01, 100.0)),
+        alone("l2-sp", "strength", (0.01, 0.1, 1.0), (0.001, 10.0)),
+        alone("distil-features", "strength", *HOLDING),
+        alone("distil-answers", "strength", (0.3, 1.0, 3.0), (0.1, 10.0), prompts=asked),
+        Way("merge", "weight", *WEIGHTS, lambda v, n: (train("naive", n), Merge(v))),
         Way(
             "merge, expert re-fitted",
             "weight",
-            (0.3, 0.5, 0.7),
-            (0.1, 0.9),
+            *WEIGHTS,
             lambda v, n: (train("naive", n - part(n)), Merge(v), still(part(n))),
         ),
         Way(
@@ -135,14 +95,28 @@ def ways(work: Path) -> tuple[Way, ...]:
         Way(
             "expert first, features held",
             "strength",
-            (1.0, 4.0, 16.0),
-            (0.25, 64.0),
+            *HOLDING,
             lambda v, n: (still(part(n)), train("distil-features", n - part(n), strength=v)),
         ),
     )
 
 
 RATES, FURTHER = (1e-4, 2e-4, 4e-4), (5e-5, 8e-4)
+HOLDING = (1.0, 4.0, 16.0), (0.25, 64.0)
+WEIGHTS = (0.3, 0.5, 0.7), (0.1, 0.9)
+KNOBS = {"learning_rate": "backbone rate", "expert_learning_rate": "expert rate", "strength": "strength"}
+
+
+def alone(
+    method: MethodName,
+    setting: str,
+    values: tuple[float, float, float],
+    beyond: tuple[float, float],
+    **fixed: object,
+) -> Way:
+    """A method from end to end, whose `setting` is tuned."""
+    knob = "adapters' rate" if method == "lora" else KNOBS[setting]
+    return Way(method, knob, values, beyond, lambda v, n: (train(method, n, **{setting: v}, **fixed),))
 
 
 def train(method: MethodName, steps: int, **changes: object) -> Train:

@@ -67,8 +67,7 @@ def begin(
     begun = np.clip(executed[:, None] + push, *_within(executed[:, None], reach))
     chunks = np.where(given, begun, labels[:, None])
     owed = np.where(given, executed[:, None] - begun, 0).sum(axis=2)  # (B, M, A)
-    if displaced.any():
-        chunks = _wait(chunks, owed, given, reach, displaced)
+    chunks = _wait(chunks, owed, given, reach, displaced)
     return _make_up(chunks, owed, given, reach)[0].astype(np.float32)
 
 
@@ -89,11 +88,11 @@ def _make_up(
 def _wait(
     chunks: np.ndarray, owed: np.ndarray, given: np.ndarray, reach: np.ndarray, displaced: np.ndarray
 ) -> np.ndarray:
-    """Chunks that stand, with their set points as they are, before one changes: until SETTLE actions after the last
-    that makes up for anything that counts.
-    """
+    """Chunks that stand before a set point changes, until SETTLE actions after what counts is made up for."""
     horizon, delay = chunks.shape[2], given.sum(axis=(2, 3))
-    far = np.divide(np.abs(owed), reach, where=reach > 0, out=np.zeros_like(owed))[..., displaced].max(axis=-1)
+    far = np.divide(np.abs(owed), reach, where=reach > 0, out=np.zeros_like(owed))[..., displaced].max(
+        axis=-1, initial=0
+    )
     needed = np.where(far > COUNTS, np.ceil(far), 0).astype(int)  # (B, M) actions that do nothing else
     left = np.abs(_make_up(chunks, owed, given, reach)[1])
     last = (left > COUNTS * reach)[..., displaced].any(axis=-1).sum(axis=2)  # the action after which nothing is left

@@ -210,9 +210,11 @@ def test_a_robot_that_stands_is_not_told_of_it_and_follows_the_whole_chunk(laten
             at = actions.index(committed[0]) if committed else 0
             assert actions[at : at + len(committed)] == committed
     for (action, _), (after, _) in pairwise([(None, 0), *runs]):
-        if after is not None and action is not None and after[0] == action[0]:
+        if after is None:
+            continue
+        if action is not None and after[0] == action[0]:
             assert after[1] == action[1] + 1, "an action of a chunk was skipped"
-        elif after is not None and (action is None or after[0] != action[0]):
+        else:
             request = next(request for request in world.taken if request.number == after[0])
             assert after[1] == request.delay, "it took over elsewhere"
 
