@@ -70,10 +70,7 @@ def ways(work: Path) -> tuple[Way, ...]:
         alone("lora", "learning_rate", (4e-4, 1e-3, 2.5e-3), (1.6e-4, 6e-3)),
         alone("co-train", "learning_rate", (5e-5, 1e-4, 2e-4), (2.5e-5, 4e-4), replay=replay, replay_share=0.25),
         alone("aegis", "learning_rate", RATES, FURTHER),
-        replace(
-            alone("naive", "learning_rate", RATES, FURTHER, freeze_vision=True),
-            name="naive, vision frozen",
-        ),
+        replace(alone("naive", "learning_rate", RATES, FURTHER, freeze_vision=True), name="naive, vision frozen"),
         alone("anchor-penalty", "strength", (0.1, 1.0, 10.0), (0.01, 100.0)),
         alone("l2-sp", "strength", (0.01, 0.1, 1.0), (0.001, 10.0)),
         alone("distil-features", "strength", *HOLDING),

@@ -90,9 +90,8 @@ def _wait(
 ) -> np.ndarray:
     """Chunks that stand before a set point changes, until SETTLE actions after what counts is made up for."""
     horizon, delay = chunks.shape[2], given.sum(axis=(2, 3))
-    far = np.divide(np.abs(owed), reach, where=reach > 0, out=np.zeros_like(owed))[..., displaced].max(
-        axis=-1, initial=0
-    )
+    far = np.divide(np.abs(owed), reach, where=reach > 0, out=np.zeros_like(owed))
+    far = far[..., displaced].max(axis=-1, initial=0)  # (B, M)
     needed = np.where(far > COUNTS, np.ceil(far), 0).astype(int)  # (B, M) actions that do nothing else
     left = np.abs(_make_up(chunks, owed, given, reach)[1])
     last = (left > COUNTS * reach)[..., displaced].any(axis=-1).sum(axis=2)  # the action after which nothing is left
