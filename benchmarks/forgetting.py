@@ -3,10 +3,10 @@
 All start from the VLM that ships with a fresh expert, see the same demonstrations in the same order for the same number
 of steps, and have one setting tuned on a training seed and episodes of their own (TUNING), by the sum of success and
 VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines
-at their best, and every way and value that no other beats, are run on FINAL's seeds; of the rest the tuning runs are
-shown. One process for each core; what is in WORK and in benchmarks/results/forgetting is kept, so a killed run goes on,
-on another machine too. Writes benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside
-it. Many hours on two cores.
+at their best, and every way and value that no other beats, are run on FINAL's seeds; of the rest, and of methods that
+were taken out since, the tuning runs are shown. One process for each core; what is in WORK and in
+benchmarks/results/forgetting is kept, so a killed run goes on, on another machine too. Writes
+benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Many hours on two cores.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from pathlib import Path
 
 import numpy as np
 from forgetting_measure import Measured, answers, of_checkpoint, of_training
-from forgetting_methods import Merge, Stage, Way, ways
-from forgetting_report import success, vqa_accuracy, write, write_tuning
+from forgetting_methods import TAKEN_OUT, Merge, Stage, Way, ways
+from forgetting_report import Tuned, success, vqa_accuracy, write, write_tuning
 from provenance import ROOT, keep
 from recipe import aegis, evaluate, train
 from tqdm import tqdm
 
-from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint
 from aegis_policy.training.device import computes_in_bfloat16, default_device
 from aegis_sim.question_sets import record_questions
@@ -39,8 +38,6 @@ from aegis_sim.tasks import QUESTION_TASKS
 RUNS = ROOT / "benchmarks" / "results" / "forgetting"
 TASK, DEMONSTRATIONS = "pick", 1_500
 REPLAYED, HELD = 3_000, 400  # scenes
-ANYWHERE = ("count", "exists", "held")
-"""Families of questions that any picture has an answer to; most of the others are about what is not there."""
 BASELINES = ("naive", "stop-gradient", "lora", "aegis", "co-train")
 START = checkpoint.asset("aegis-tiny-vlm")
 ANCHOR = checkpoint.asset("aegis-tiny") / "anchor.safetensors"
@@ -86,14 +83,19 @@ def main() -> None:
     prepare(work)
     compared = ways(work)
     tuned = tune(compared, work)
-    chosen = {way.name: best(way, tuned) for way in compared}
-    by_way = {way.name: [tuned[Run(way.name, v, TUNING, *TUNING.seeds)] for v in tried(way, tuned)] for way in compared}
-    write_tuning(before(work), by_way, {way.name: way.knob for way in compared}, chosen)
+    knobs = {way.name: way.knob for way in compared} | TAKEN_OUT
+    write_tuning(
+        before(work),
+        {
+            way: Tuned(knob, [tuned[tuning(way, value)] for value in tried(way, tuned)], best(way, tuned))
+            for way, knob in knobs.items()
+        },
+    )
     finalists = {
-        way.name + f", {value:g}" * (value != chosen[way.name]): (way, value)
+        way.name + f", {value:g}" * (value != best(way.name, tuned)): (way, value)
         for way in compared
-        for value in tried(way, tuned)
-        if (way.name in BASELINES and value == chosen[way.name]) or not is_beaten(way, value, tuned)
+        for value in tried(way.name, tuned)
+        if (way.name in BASELINES and value == best(way.name, tuned)) or not is_beaten(way.name, value, tuned)
     }
     final: dict[Run, Measured] = {}
     for seed in FINAL.seeds:
@@ -102,7 +104,7 @@ def main() -> None:
             before(work),
             list(final.values()),
             {
-                name: {"way": way.name, "knob": way.knob, "tried": tried(way, tuned), "value": value}
+                name: {"way": way.name, "knob": way.knob, "tried": tried(way.name, tuned), "value": value}
                 for name, (way, value) in finalists.items()
             },
             {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
@@ -110,15 +112,20 @@ def main() -> None:
 
 
 def tune(compared: Sequence[Way], work: Path) -> dict[Run, Measured]:
-    """Three values of each, and a fourth where one of the ends is the best."""
-    tuned = measure([Run(way.name, value, TUNING, *TUNING.seeds) for way in compared for value in way.values], work)
-    further = [Run(way.name, value, TUNING, *TUNING.seeds) for way in compared for value in beyond(way, tuned)]
-    return tuned | measure(further, work)
+    """Three values of each, and a fourth where one of the ends is the best; and what there is of methods taken out."""
+    tuned = measure([tuning(way.name, value) for way in compared for value in way.values], work)
+    tuned |= measure([tuning(way.name, value) for way in compared for value in beyond(way, tuned)], work)
+    kept = [json.loads(file.read_text()) for file in sorted((RUNS / TUNING.name).glob("*.json"))]
+    return tuned | {tuning(found["way"], found["value"]): found for found in kept if found["way"] in TAKEN_OUT}
 
 
-def best(way: Way, tuned: dict[Run, Measured]) -> float:
+def tuning(way: str, value: float) -> Run:
+    return Run(way, value, TUNING, *TUNING.seeds)
+
+
+def best(way: str, tuned: Mapping[Run, Measured]) -> float:
     """The value that keeps and learns most."""
-    return max(tried(way, tuned), key=lambda value: merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)]).sum())
+    return max(tried(way, tuned), key=lambda value: merits(tuned[tuning(way, value)]).sum())
 
 
 def merits(found: Measured) -> np.ndarray:
@@ -126,20 +133,20 @@ def merits(found: Measured) -> np.ndarray:
     return np.array([success(found), vqa_accuracy(found)])
 
 
-def tried(way: Way, tuned: Iterable[Run]) -> tuple[float, ...]:
+def tried(way: str, tuned: Iterable[Run]) -> tuple[float, ...]:
     """The values that there are runs of, in order."""
-    return tuple(sorted({run.value for run in tuned if run.way == way.name}))
+    return tuple(sorted({run.value for run in tuned if run.way == way}))
 
 
-def beyond(way: Way, tuned: dict[Run, Measured]) -> tuple[float, ...]:
+def beyond(way: Way, tuned: Mapping[Run, Measured]) -> tuple[float, ...]:
     """A value more, where the best so far is the first or the last."""
-    place = way.values.index(best(way, tuned))
+    place = way.values.index(best(way.name, tuned))
     return (way.beyond[0],) * (place == 0) + (way.beyond[1],) * (place == len(way.values) - 1)
 
 
-def is_beaten(way: Way, value: float, tuned: Mapping[Run, Measured]) -> bool:
+def is_beaten(way: str, value: float, tuned: Mapping[Run, Measured]) -> bool:
     """Whether some other succeeds as often and keeps as much, and more of one, to a point: less is chance."""
-    own = merits(tuned[Run(way.name, value, TUNING, *TUNING.seeds)]).round(2)
+    own = merits(tuned[tuning(way, value)]).round(2)
     others = [merits(found).round(2) for found in tuned.values()]
     return any((each >= own).all() and (each > own).any() for each in others)
 
@@ -156,11 +163,6 @@ def prepare(work: Path) -> None:
         aegis(output, "record", "--task", task, "--episodes", REPLAYED, "--seed", 3, "--output", output)
         if not held.exists():
             record_questions(task, HELD, held, seed=4, split="eval")
-    asked = work / "asked.txt"
-    if not asked.exists():
-        rows = VQASet(work / f"{QUESTION_TASKS[0]}.hdf5").questions
-        texts = sorted({question.text for row in rows for question in row if question.family in ANYWHERE})
-        asked.write_text("\n".join(texts) + "\n")
 
 
 def before(work: Path) -> Measured:

@@ -25,7 +25,7 @@ class Train:
         """Tells it from any other; what is read lies in WORK and is the same for all."""
         changed = {key: value for key, value in vars(self.recipe).items() if value != getattr(BASE, key)}
         named = {"method": self.recipe.method, **changed}
-        return ",".join(f"{key}={value}" for key, value in named.items() if key not in SOURCES)
+        return ",".join(f"{key}={value}" for key, value in named.items() if key != "replay")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Merge:
         return f"merge={self.weight:g}"
 
 
-SOURCES = ("replay", "prompts")
 Stage = Train | Merge
 
 
@@ -63,7 +62,6 @@ class Way:
 def ways(work: Path) -> tuple[Way, ...]:
     """All of them; what they read besides demonstrations lies in `work`."""
     replay = tuple(str(work / f"{name}.hdf5") for name in ("questions", "drawn"))
-    asked = str(work / "asked.txt")
     return (
         alone("naive", "learning_rate", RATES, FURTHER),
         alone("stop-gradient", "expert_learning_rate", (5e-4, 1e-3, 2e-3), (2.5e-4, 4e-3)),
@@ -71,10 +69,7 @@ def ways(work: Path) -> tuple[Way, ...]:
         alone("co-train", "learning_rate", (5e-5, 1e-4, 2e-4), (2.5e-5, 4e-4), replay=replay, replay_share=0.25),
         alone("aegis", "learning_rate", RATES, FURTHER),
         replace(alone("naive", "learning_rate", RATES, FURTHER, freeze_vision=True), name="naive, vision frozen"),
-        alone("anchor-penalty", "strength", (0.1, 1.0, 10.0), (0.01, 100.0)),
-        alone("l2-sp", "strength", (0.01, 0.1, 1.0), (0.001, 10.0)),
         alone("distil-features", "strength", *HOLDING),
-        alone("distil-answers", "strength", (0.3, 1.0, 3.0), (0.1, 10.0), prompts=asked),
         Way("merge", "weight", *WEIGHTS, lambda v, n: (train("naive", n), Merge(v))),
         Way(
             "merge, expert re-fitted",
@@ -101,6 +96,8 @@ def ways(work: Path) -> tuple[Way, ...]:
 RATES, FURTHER = (1e-4, 2e-4, 4e-4), (5e-5, 8e-4)
 HOLDING = (1.0, 4.0, 16.0), (0.25, 64.0)
 WEIGHTS = (0.3, 0.5, 0.7), (0.1, 0.9)
+TAKEN_OUT = {"anchor-penalty": "strength", "l2-sp": "strength", "distil-answers": "strength"}
+"""Methods that aegis train had when they were tuned, and what of them was. Others beat them, so they were removed."""
 KNOBS = {"learning_rate": "backbone rate", "expert_learning_rate": "expert rate", "strength": "strength"}
 
 

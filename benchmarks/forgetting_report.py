@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -27,6 +28,15 @@ LOWEST = 0.86
 """VQA accuracy where the plot of the tuning ends; lines to what is below leave it."""
 WITHIN = 0.01
 """Of VQA accuracy, that the default may lose."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is tuned of a way, its runs in the order of the values, and the value that was chosen."""
+
+    knob: str
+    runs: Sequence[Measured]
+    chosen: float
 
 
 def vqa_accuracy(found: Measured) -> float:
@@ -187,22 +197,23 @@ def inside_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     return "**Inside.**\n\n" + table(head, rows)
 
 
-def write_tuning(
-    before: Measured, runs: Mapping[str, Sequence[Measured]], knobs: Mapping[str, str], chosen: Mapping[str, float]
-) -> None:
+def write_tuning(before: Measured, tuned: Mapping[str, Tuned]) -> None:
     """What tuning found, a row and a line for each way: one seed, fewer steps and episodes.
 
     Args:
         before: the VLM's VQA by set.
-        runs: of each way, in the order of its values.
     """
+
+    def merit(item: tuple[str, Tuned]) -> float:
+        return max(success(run) + vqa_accuracy(run) for run in item[1].runs)
+
     rows = []
-    for way, found in sorted(runs.items(), key=lambda item: -max(success(run) + vqa_accuracy(run) for run in item[1])):
-        cells = [f"{run['value']:g}: {success(run):.2f}, {vqa_accuracy(run):.3f}" for run in found]
-        cells = [f"**{cell}**" if run["value"] == chosen[way] else cell for cell, run in zip(cells, found, strict=True)]
-        rows.append([f"`{way}`", knobs[way], *cells, *[""] * (4 - len(cells))])
+    for way, of in sorted(tuned.items(), key=merit, reverse=True):
+        cells = [f"{run['value']:g}: {success(run):.2f}, {vqa_accuracy(run):.3f}" for run in of.runs]
+        bold = [f"**{c}**" if run["value"] == of.chosen else c for c, run in zip(cells, of.runs, strict=True)]
+        rows.append([f"`{way}`", of.knob, *bold, *[""] * (4 - len(cells))])
     fill(PAGE, "tuning", table(["way", "tuned", "value: success, VQA", "", "", ""], rows))
-    draw_tuning(before, runs, chosen)
+    draw_tuning(before, tuned)
 
 
 def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
@@ -229,15 +240,15 @@ def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
     plt.close(figure)
 
 
-def draw_tuning(before: Measured, runs: Mapping[str, Sequence[Measured]], chosen: Mapping[str, float]) -> None:
+def draw_tuning(before: Measured, tuned: Mapping[str, Tuned]) -> None:
     """VQA retained against success, a line a way through the values of what is tuned."""
     figure, axis = plt.subplots(figsize=(9, 6), layout="constrained")
     axis.axhline(vqa_accuracy({"vqa": before}), color="#94a3b8", lw=1, ls="--")
-    for way, found in runs.items():
+    for way, of in tuned.items():
         colour = "#1d4ed8" if way in PAPER else "#64748b"
-        points = np.array([(success(run), vqa_accuracy(run)) for run in found])
+        points = np.array([(success(run), vqa_accuracy(run)) for run in of.runs])
         axis.plot(*points.T, "-o", color=colour, lw=1, ms=3, alpha=0.5)
-        best = points[[run["value"] == chosen[way] for run in found]][0]
+        best = points[[run["value"] == of.chosen for run in of.runs]][0]
         axis.plot(*best, "o", color=colour, ms=6)
         axis.annotate(way, best, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     axis.margins(x=0.08)

@@ -27,7 +27,6 @@ WAYS: dict[str, tuple[MethodName, bool]] = {
     "`naive --freeze-vision`": ("naive", True),
     "`aegis`": ("aegis", False),
     "`aegis --freeze-vision`": ("aegis", True),
-    "`l2-sp`": ("l2-sp", False),
     "`co-train`": ("co-train", False),
     "`stop-gradient`": ("stop-gradient", False),
 }

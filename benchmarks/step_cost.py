@@ -156,7 +156,7 @@ class Bench:
         self.before = deepcopy(self.policy.vlm)
         self.lora = new_method(setting.config("lora"), deepcopy(self.policy), self.before)
         self.lora_optimizer = make_optimizer(self.lora, setting.config("lora"))
-        naive = new_method(setting.config("naive"), self.policy, None)
+        naive = new_method(setting.config("naive"), self.policy)
         self.optimizer = make_optimizer(naive, setting.config("naive"))
 
     def seconds(self, name: MethodName) -> float:
@@ -173,7 +173,7 @@ class Bench:
     def parts(self) -> dict[str, float]:
         """Seconds of the forward pass, of the optimizer, and of what aegis does besides drawing a second gradient."""
         config, seconds = self.setting.config("aegis"), dict[str, float]()
-        aegis = new_method(config, self.policy, None)
+        aegis = new_method(config, self.policy)
         assert isinstance(aegis, Aegis)
         batch = random_batch(config, self.policy, CAMERAS, PROMPT)
         with stopwatch(seconds, "forward"):

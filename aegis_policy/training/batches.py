@@ -1,13 +1,12 @@
 """Training batches. The batch of a step is a function of seed and step alone, so a resumed run sees the same ones.
 
 Micro-batches and processes each take a part of it: part p of N has the samples p, p + N, p + 2N, ... and with them the
-noise, the times and the questions that they have in the whole batch.
+noise and the times that they have in the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,8 +38,7 @@ class Batches:
         augment: whether to vary contrast and brightness.
         max_delay: the most actions that a draw is given, any number up to it as often as any other; 0 for none ever.
         replay: pictures with questions and answers for each batch, if any.
-        held: how many samples, the first of a batch, a distilling method holds to what was before.
-        questions: what may be asked about their images, if anything.
+        held: how many samples, the first of a batch, distil-features holds to what was before.
 
     Raises:
         ValueError: a weight is too small to be seen.
@@ -61,9 +59,8 @@ class Batches:
         device: torch.device | None = None,
         replay: Replay | None = None,
         held: int = 0,
-        questions: Sequence[str] = (),
     ):
-        self.replay, self.held, self.questions = replay, held, questions
+        self.replay, self.held = replay, held
         self.dataset, self.processor, self.norm_stats = dataset, processor, norm_stats
         self.batch_size, self.noise_samples = batch_size, noise_samples
         self.seed, self.augment, self.device = seed, augment, device or torch.device("cpu")
@@ -100,7 +97,6 @@ class Batches:
             begun=None if delay is None else self._begun(rows, actions, delay[ours], step, ours),
             asked=None if self.replay is None else self.replay.batch(step, part, parts),
             held=len(range(self.held)[ours]),
-            questions=self._about(step)[ours],
         ).to(self.device)
 
     def _begun(self, rows: np.ndarray, labels: np.ndarray, delay: Tensor, step: int, ours: slice) -> Begun:
@@ -112,14 +108,6 @@ class Batches:
 
     def _normal(self, actions: np.ndarray) -> Tensor:
         return torch.from_numpy(self.norm_stats.actions.normalize(actions))
-
-    def _about(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """What is asked about the images of those that are held."""
-        if not self.questions:
-            return ()
-        rng = np.random.default_rng([self.seed, step, 1])
-        chosen = rng.integers(len(self.questions), size=(self.held, PACKED))
-        return tuple(tuple(self.questions[i] for i in row) for row in chosen)
 
 
 class Replay:
@@ -161,14 +149,6 @@ def _scored(source: VQASet) -> list[tuple[int, list[Question]]]:
     if not found:
         raise ValueError(f"{source.path}: no question to learn from")
     return found
-
-
-def read_prompts(path: str) -> tuple[str, ...]:
-    """The questions in a text file, one a line; ValueError if there is none."""
-    lines = [line.strip() for line in Path(path).read_text().splitlines()]
-    if not any(lines):
-        raise ValueError(f"{path}: no question in it; expected one a line")
-    return tuple(line for line in lines if line)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

@@ -118,7 +118,6 @@ def train(
         checkpoint=_absolute_if_here(config.checkpoint),
         anchor=_absolute_if_here(config.anchor),
         replay=_absolute(config.replay),
-        prompts=_absolute_if_here(config.prompts),
     )
     _print_once(run(config, output))
 

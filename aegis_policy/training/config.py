@@ -12,29 +12,24 @@ from aegis_policy.data.normalize import Normalization
 
 MethodName = Literal[
     "aegis",
-    "anchor-penalty",
     "co-train",
-    "distil-answers",
     "distil-features",
-    "l2-sp",
     "lora",
     "naive",
     "stop-gradient",
 ]
 OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
-    "strength": ("anchor-penalty", "co-train", "distil-answers", "distil-features", "l2-sp"),
+    "strength": ("co-train", "distil-features"),
     "lora_rank": ("lora",),
     "lora_alpha": ("lora",),
     "replay": ("co-train",),
     "replay_share": ("co-train",),
-    "prompts": ("distil-answers",),
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-DISTILLING = ("distil-answers", "distil-features")
 HELD = 0.25
-"""Share of a batch's samples that they hold to what was before; all of them would cost a step and a half."""
-_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay", "prompts"})
+"""Share of a batch's samples that distil-features holds to what was before; all would cost a step and a half."""
+_SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay"})
 """Settings that name files or checkpoints."""
 
 
@@ -44,7 +39,14 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """The recipe in a train_config.json; ValueError if another version wrote settings that are not here."""
         fields = json.loads(text)
+        unknown = sorted(fields.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise ValueError(
+                f"train_config.json has settings that this version has not ({', '.join(unknown)}): go on with the "
+                f"version that began the run"
+            )
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
     def to_json(self) -> str:
@@ -72,19 +74,16 @@ class TrainConfig(Recipe):
             first to one of the second, however large they are. If left out, every sample once per pass.
         method: What is done against forgetting: stop-gradient (only the expert learns), naive (nothing), aegis (bends
             the gradient away from what would undo the anchor), or one of those in docs/method.md.
-        strength: Weight of what co-train, anchor-penalty, l2-sp, distil-features and distil-answers add to the flow
-            loss; each has a default of its own.
+        strength: Weight of what co-train and distil-features add to the flow loss; each has a default of its own.
         lora_rank: Rank of the adapters of lora.
         lora_alpha: Their scale is this divided by the rank.
         replay: Question sets (HDF5) that co-train learns from beside the demonstrations.
         replay_share: Share of a step's samples that are their pictures, with eight questions each.
-        prompts: Text file with a question a line, which distil-answers asks about the robot's images: such as any
-            picture has an answer to.
         freeze_vision: Leave vision tower, projector and token embeddings as they are.
         steps: Optimizer steps.
         checkpoint: Where to start: a policy, or a VLM in PaliGemma's layout, which gets a fresh expert; folder or hub
             name. The policy that ships, if left out.
-        anchor: Anchor file for aegis and anchor-penalty; the start's own anchor.safetensors, if left out.
+        anchor: Anchor file for aegis; the start's own anchor.safetensors, if left out.
         vqa: Up to three question sets whose scores are followed while training.
         batch_size: B, samples in a step, of all processes and micro-batches together.
         accumulate: How many micro-batches a step's samples are taken in, one after the other, to save memory.
@@ -127,7 +126,6 @@ class TrainConfig(Recipe):
     lora_alpha: int = 32
     replay: tuple[str, ...] = ()
     replay_share: float = 0.25
-    prompts: str | None = None
     freeze_vision: bool = False
     steps: int = 2000
     checkpoint: str | None = None
@@ -209,7 +207,7 @@ class TrainConfig(Recipe):
                 f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} pictures, "
                 f"which cannot be divided evenly by {among}"
             )
-        if self.method in DISTILLING and self.held < parts:
+        if self.method == "distil-features" and self.held < parts:
             raise ValueError(
                 f"{self.method} holds {self.held} samples of a --batch-size of {self.batch_size}, fewer than {among}: "
                 f"a --batch-size of {parts * round(1 / HELD)} would do"
@@ -231,8 +229,6 @@ class TrainConfig(Recipe):
                     f"--replay-share {self.replay_share} of a batch of {self.batch_size} is {self.replayed} pictures: "
                     f"expected from 1 to {self.batch_size - 1}"
                 )
-        if self.method == "distil-answers" and self.prompts is None:
-            raise ValueError("distil-answers needs what to ask: a text file, a question a line, with --prompts")
 
     @property
     def replayed(self) -> int:
@@ -242,7 +238,7 @@ class TrainConfig(Recipe):
     @property
     def held(self) -> int:
         """How many of a step's samples are held to what was before."""
-        return math.ceil(HELD * self.batch_size) if self.method in DISTILLING else 0
+        return math.ceil(HELD * self.batch_size) if self.method == "distil-features" else 0
 
 
 def source_name(source: str) -> str:

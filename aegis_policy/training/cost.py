@@ -32,11 +32,11 @@ from aegis_policy.training.anchor import Anchor
 from aegis_policy.training.batches import PACKED
 from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.device import assume_bfloat16
-from aegis_policy.training.methods import Asked, Batch, Given, Method, make_method, method_class
+from aegis_policy.training.methods import Asked, Batch, Given, Method, make_method
 from aegis_policy.training.train import make_optimizer
 
-UNCOUNTED: tuple[MethodName, ...] = ("distil-answers", "distil-features", "lora")
-"""Methods that do not run without data: distillations look at values, and peft moves its adapters' memory."""
+UNCOUNTED: tuple[MethodName, ...] = ("distil-features", "lora")
+"""Methods that do not run without data: distil-features looks at values, and peft moves its adapters' memory."""
 QUESTION, ANSWER = "what color is the cube", "red"
 
 
@@ -85,8 +85,7 @@ def count_step(
     with assume_bfloat16(bfloat16), FakeTensorMode():
 
         def make() -> Method:
-            before = new_vlm(vlm) if method_class(config.method).needs_before else None
-            return new_method(config, AegisPolicy(new_vlm(vlm), expert), before)
+            return new_method(config, AegisPolicy(new_vlm(vlm), expert))
 
         return measure_step(make, lambda policy: random_batch(config, policy, cameras, prompt), config)
 
@@ -120,12 +119,14 @@ def measure_step(
         )
 
 
-def new_method(config: TrainConfig, policy: AegisPolicy, before: PaliGemmaForConditionalGeneration | None) -> Method:
-    """A method with an anchor of zeros and ones, and a tokenizer of one question."""
-    text, vision = policy.vlm.config.text_config, policy.vlm.config.vision_config
+def new_method(
+    config: TrainConfig, policy: AegisPolicy, before: PaliGemmaForConditionalGeneration | None = None
+) -> Method:
+    """A method with an anchor of zeros and ones."""
+    text = policy.vlm.config.text_config
     shape = (text.num_hidden_layers, text.hidden_size)
     anchor = Anchor(torch.zeros(shape), torch.ones(shape), 1)
-    return make_method(config, policy.train(), Given(_processor(vision.image_size), anchor, before))
+    return make_method(config, policy.train(), Given(anchor, before))
 
 
 def random_batch(config: TrainConfig, policy: AegisPolicy, cameras: int, prompt: int) -> Batch:
@@ -146,7 +147,6 @@ def random_batch(config: TrainConfig, policy: AegisPolicy, cameras: int, prompt:
         time=sample_time((b, m)),
         asked=asked,
         held=config.held,
-        questions=((QUESTION,) * PACKED,) * config.held,
     )
 
 

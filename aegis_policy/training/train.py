@@ -31,7 +31,7 @@ from aegis_policy.policy import PolicyInfo
 from aegis_policy.training import anchor as anchors
 from aegis_policy.training import state, world
 from aegis_policy.training.anchor import Anchor
-from aegis_policy.training.batches import Batches, Replay, read_prompts
+from aegis_policy.training.batches import Batches, Replay
 from aegis_policy.training.card import model_card
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, default_device
@@ -132,7 +132,7 @@ class Trainer:
         self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
         self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
         self.policy = self.start.policy.to(self.device).train()
-        self.method = make_method(config, self.policy, Given(self.start.processor, self.anchor, self._before()))
+        self.method = make_method(config, self.policy, Given(self.anchor, self._before()))
         if resume is not None:
             self.method.load_own_state(state.load_other_state(resume / state.STATE, "method"))
         world.agree(self.policy.parameters())
@@ -157,7 +157,6 @@ class Trainer:
             max_delay=self.policy.expert.config.max_delay,
             device=self.device,
             replay=self._replay(),
-            questions=read_prompts(config.prompts) if config.prompts else (),
             held=config.held,
         )
         self._measured = _measured(source, "after" if resume is None else "before")

@@ -26,8 +26,6 @@ from aegis_policy.training.train import resume, train
 from aegis_policy.training.vqa_eval import score
 from tests.training.tiny import gradients
 
-ASKED = ("what colour is the cube", "pick up the red cube")
-
 
 @pytest.fixture
 def batches(start, demonstrations, questions) -> Batches:
@@ -35,14 +33,14 @@ def batches(start, demonstrations, questions) -> Batches:
     return Batches(
         Demonstrations([demonstrations], horizon=4),
         *(start.processor, start.norm_stats),
-        **{"batch_size": 8, "noise_samples": 2, "seed": 0, "replay": replay, "questions": ASKED, "held": 2},
+        **{"batch_size": 8, "noise_samples": 2, "seed": 0, "replay": replay, "held": 2},
     )
 
 
 @pytest.fixture
 def make(start, vlm, questions):
     def make(name: MethodName, **settings) -> Method:
-        given = Given(start.processor, anchor_of_sets(start.policy, start.processor, [questions], 12), load_vlm(vlm))
+        given = Given(anchor_of_sets(start.policy, start.processor, [questions], 12), load_vlm(vlm))
         method = make_method(TrainConfig(method=name, **settings), start.policy, given)
         start.policy.train()
         return method
@@ -67,18 +65,13 @@ def test_parts_of_a_batch_are_the_batch(batches):
     for part in range(2):
         for all_rows, ours in zip(rows(whole), rows(parts[part]), strict=True):
             assert torch.equal(all_rows[part::2], ours)
-    assert whole.questions == parts[0].questions + parts[1].questions and len(parts[1].questions) == 1
     assert [whole.held, *(part.held for part in parts)] == [2, 1, 1]
     labels = [part.asked.packed.labels for part in (whole, *parts)]
     assert all(torch.equal(labels[0][part::2][:, : ours.shape[1]], ours) for part, ours in enumerate(labels[1:]))
 
 
-@pytest.mark.parametrize("name", ["naive", "l2-sp"])
-def test_micro_batches_give_the_gradient_of_the_batch(name, make, start, batches):
-    method = make(name)
-    with torch.no_grad():
-        for parameter in start.policy.vlm.parameters():
-            parameter.mul_(1.01)
+def test_micro_batches_give_the_gradient_of_the_batch(make, start, batches):
+    method = make("naive")
     one = method.backward(batches.batch(0))
     expected = gradients(start.policy)
     several = method.backward(*(batches.batch(0, part, 4) for part in range(4)))

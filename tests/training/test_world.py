@@ -41,7 +41,6 @@ def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, Train
     """One for each method, and one of aegis with all that can be asked for."""
     folder = tmp_path_factory.mktemp("recipes")
     anchor_of_sets(*load_backbone(vlm), [questions], 12).save(folder / "anchor.safetensors")
-    (folder / "questions.txt").write_text("what colour is the cube\npick up the red cube\n")
     common = TrainConfig(
         dataset=(str(demonstrations),),
         checkpoint=str(vlm),
@@ -58,9 +57,7 @@ def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, Train
     anchored = {"anchor": str(folder / "anchor.safetensors")}
     options: dict[MethodName, dict] = {
         "aegis": anchored,
-        "anchor-penalty": anchored,
         "co-train": {"replay": (str(write_answers(questions, folder / "answers.hdf5")),)},
-        "distil-answers": {"prompts": str(folder / "questions.txt")},
         "lora": {"lora_rank": 2},
     }
     recipes: dict[str, TrainConfig] = {
@@ -203,7 +200,7 @@ def test_sharding_needs_processes(recipes, tmp_path):
         ("naive", {"accumulate": 0}, "--accumulate must be at least 1"),
         ("naive", {"accumulate": 3}, r"--batch-size 8 cannot be divided evenly by 6 \(2 processes x --accumulate 3\)"),
         ("co-train", {"accumulate": 2}, "is 2 pictures, which cannot be divided evenly by 4"),
-        ("distil-answers", {"accumulate": 2}, "holds 2 samples .* fewer than 4 .* a --batch-size of 16 would do"),
+        ("distil-features", {"accumulate": 2}, "holds 2 samples .* fewer than 4 .* a --batch-size of 16 would do"),
         ("naive", {"ema": 1.0}, "--ema is a decay between 0 and 1"),
         ("naive", {"compile": True, "shard": True}, "--compile and --shard do not go together"),
         ("naive", {"compile": True, "gradient_checkpointing": True}, "--compile and --gradient-checkpointing do not"),

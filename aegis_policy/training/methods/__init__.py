@@ -3,10 +3,7 @@
 naive             the flow loss flows wherever it likes                                     pi0, arXiv 2410.24164
 stop-gradient     the expert learns, the backbone is left as it is             knowledge insulation, arXiv 2505.23705
 aegis             as naive, minus what would undo the anchor's gradient, layer by layer             arXiv 2604.16067
-anchor-penalty    the anchor's loss is added instead
-l2-sp             distance from the weights before is added                                         arXiv 1802.01483
 distil-features   distance from the features before is added                                        arXiv 2510.25616
-distil-answers    divergence from the answers before is added                                       arXiv 1606.09282
 co-train          questions with true answers among the samples                               RT-2, arXiv 2307.15818
 lora              low-rank adapters in place of the language model's weights                        arXiv 2106.09685
 """
@@ -22,15 +19,12 @@ __all__ = ["Asked", "Batch", "Given", "Method", "make_method", "method_class"]
 
 def method_class(name: MethodName) -> type[Method]:
     """The class of a method; a ModuleNotFoundError tells of lora without the extra `lora`."""
-    from aegis_policy.training.methods import aegis, cotrain, distillation, penalties, plain
+    from aegis_policy.training.methods import aegis, cotrain, features, plain
 
     classes: dict[MethodName, type[Method]] = {
         "aegis": aegis.Aegis,
-        "anchor-penalty": penalties.AnchorPenalty,
         "co-train": cotrain.CoTrain,
-        "distil-answers": distillation.DistilAnswers,
-        "distil-features": distillation.DistilFeatures,
-        "l2-sp": penalties.L2SP,
+        "distil-features": features.DistilFeatures,
         "naive": plain.Naive,
         "stop-gradient": plain.StopGradient,
     }

@@ -15,7 +15,6 @@ from transformers import PaliGemmaForConditionalGeneration
 from aegis_policy.data.packing import Packed
 from aegis_policy.model.checkpoint import stored_weights
 from aegis_policy.model.policy import AegisPolicy, Begun, Prefix
-from aegis_policy.model.processor import Processor
 from aegis_policy.training import world
 from aegis_policy.training.anchor import Anchor, LayerRecorder, transformer_layers
 from aegis_policy.training.config import TrainConfig
@@ -45,7 +44,6 @@ class Batch:
         begun: what each of them is given, where the policy is trained to be.
         asked: questions and answers of other images, where the method trains on some.
         held: how many samples, the first ones, are held to what was before, where the method does that.
-        questions: as many about each one's image, where the method asks.
     """
 
     images: Tensor
@@ -58,7 +56,6 @@ class Batch:
     begun: Begun | None = None
     asked: Asked | None = None
     held: int = 0
-    questions: tuple[tuple[str, ...], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {
@@ -74,12 +71,10 @@ class Given:
     """What a method may need besides the policy.
 
     Attributes:
-        processor: of the policy's VLM.
         anchor: of the backbone as it was before fine-tuning.
         before: that backbone itself.
     """
 
-    processor: Processor
     anchor: Anchor | None = None
     before: PaliGemmaForConditionalGeneration | None = None
 
@@ -103,7 +98,7 @@ class Method(ABC):
     """Weight of what is added to the flow loss, where the recipe says nothing."""
 
     def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
-        self.policy, self.given = policy, given
+        self.policy = policy
         self.device = next(policy.parameters()).device
         self.weight = self.strength if config.strength is None else config.strength
         self.recorder = LayerRecorder(transformer_layers(policy)) if self.records else None
