@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 def provenance() -> dict[str, str]:
     """What goes into every JSON file under results/, beside the figures."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = "+changes" * bool(_git("status", "--porcelain", "--untracked-files=no", "--", "*.py"))
     machine = (platform.machine(), _processor(), f"{os.cpu_count()} cores", platform.system())
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": commit.stdout.strip(),
+        "commit": _git("rev-parse", "HEAD") + changed,
         "machine": f"{', '.join(machine)}, Python {platform.python_version()}",
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -34,6 +34,11 @@ def keep(file: Path, measured: dict[str, Any]) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps({**measured, **origin}, indent=1) + "\n")
     partial.replace(file)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _processor() -> str:
