@@ -12,7 +12,7 @@ comes after action k + d has begun was made for a robot that is somewhere else b
 
 Where the committed actions hardly move the robot, the policy is told nothing, and its whole chunk follows them: it will
 stand then where it is observed. Told of its own stillness, it would take it for the end of a demonstration, and wait
-for ever after a grasp that missed.
+for ever after a grasp that missed. Nor is it told where none is committed: an older chunk's wishes bind nobody.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class RealTime(Asynchronous):
         delay = max(delay, going.taken_over - at)  # what was once committed stays so
         told = 0 if self._stands(going, at, delay) else delay
         self._asked[stamp] = _Asked(at, delay, told)
-        return Pending(np.asarray(left, np.float32), delay) if len(left) and told == delay else None
+        return Pending(np.asarray(left, np.float32), delay) if told else None
 
     def _stands(self, going: _Sequence, at: int, delay: int) -> bool:
         """Whether the committed actions leave the robot where it is; of set points that is not known."""
