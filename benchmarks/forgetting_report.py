@@ -19,6 +19,7 @@ from provenance import ROOT, provenance
 from scipy import stats
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
+README = ROOT / "README.md"
 COST = RESULTS.with_name("step_cost.json")
 IMAGES = ROOT / "docs" / "images"
 FRONTIER, CURVES, TUNING = (IMAGES / f"forgetting-{name}.png" for name in ("frontier", "curves", "tuning"))
@@ -90,6 +91,7 @@ def write(
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     parts = (main_table(methods), families_table(methods, before), inside_table(methods))
     fill(PAGE, "figures", "\n\n".join(parts))
+    fill(README, "forgetting", short_table(methods, found))
     draw_frontier(methods)
     draw_curves({way: by_way[way] for way in PAPER})
 
@@ -139,7 +141,8 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
 
 def cost_of(way: str) -> dict[str, Any]:
     """A step's time and its growth in memory as ratios to naive's, where the way is one method from end to end."""
-    measured = json.loads(COST.read_text())["settings"]["tiny"]["methods"].get(way)
+    trained = {"merge": "naive"}.get(way, way)  # merging takes a moment, once
+    measured = json.loads(COST.read_text())["settings"]["tiny"]["methods"].get(trained)
     if measured is None:
         return {}
     (low, high), memory = measured["time"]["ci95"], measured["growth_ratio"]
@@ -163,13 +166,31 @@ def main_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     head = ["way", "setting", "success", "minus naive", "right object", *(f"VQA: {name}" for name in sets)]
     head += [f"success: {split}" for split in next(iter(methods.values()))["splits"] if split != "seen"]
     rows = []
-    for way, of in sorted(methods.items(), key=lambda item: -item[1]["success"]["mean"] - item[1]["vqa_after"]["mean"]):
+    for way, of in ranked(methods):
         cells = [f"`{way}`", f"{of['knob']} {of['value']:g}"]
         cells += [shown(of["success"]), shown(of["success_minus_naive"], signed=True), shown(of["right_object"])]
         cells += [shown(of["sets"][name]["accuracy"]) for name in sets]
         cells += [shown(each["success"]) for split, each in of["splits"].items() if split != "seen"]
         rows.append(cells)
     return table(head, rows)
+
+
+def short_table(methods: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]) -> str:
+    """Both abilities, for the README."""
+    sets, splits = (list(next(iter(methods.values()))[what]) for what in ("sets", "splits"))
+    before = [f"{found['before'][name]['accuracy']:.2f}" for name in sets]
+    rows = [["before", *[""] * len(splits), *before]]
+    for way, of in ranked(methods):
+        cells = [shown(of["splits"][split]["success"]) for split in splits]
+        rows.append([f"`{way}`", *cells, *(shown(of["sets"][name]["accuracy"]) for name in sets)])
+    head = ["", *(f"success, {split}" for split in splits), *(f"VQA, {name}" for name in sets)]
+    seeds = ", ".join(map(str, found["seeds"]))
+    return table(head, rows) + f"\n\nTraining seeds: {seeds}."
+
+
+def ranked(methods: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Those with the best sum of both abilities first."""
+    return sorted(methods.items(), key=lambda item: -item[1]["success"]["mean"] - item[1]["vqa_after"]["mean"])
 
 
 def families_table(methods: Mapping[str, Mapping[str, Any]], before: Measured) -> str:
