@@ -304,7 +304,7 @@ def test_a_policy_that_begins_every_chunk_anew_is_refused():
         Controller(replace(INFO, max_delay=0), LIMITS, RealTime(4), TIMEOUTS, CONTROL_HZ)
 
 
-@pytest.mark.parametrize("latency", [0.14, 0.26, 0.3])
+@pytest.mark.parametrize("latency", [0.0, 0.14, 0.26, 0.3])
 def test_displacements_mean_the_same_in_the_next_chunk(latency):
     """A policy that goes a winding way by displacements, and tells its place on it from what is committed.
 
@@ -327,8 +327,8 @@ def test_displacements_mean_the_same_in_the_next_chunk(latency):
             if pending is not None:  # where on the way it is, is what the pending actions say
                 there = int(np.abs(way - pending.actions[0, 2]).argmin())
                 np.testing.assert_allclose(pending.actions[:, 2], way[there : there + len(pending.actions)], atol=1e-6)
-            else:
-                there = 0
+            else:  # the first, or nothing is committed: it is where the last chunk has led
+                there = 0 if control.plan is None else at + 4
             actions = np.array([[0.2, 0.5, way[i], turns[i], 0.0] for i in range(there, there + 8)])
             rejection = control.offer(chunk(*actions, stamp=stamp), now)
             assert rejection is None or rejection.check == "late"  # by a tick
