@@ -28,6 +28,7 @@ WAYS: dict[str, tuple[MethodName, bool]] = {
     "`aegis`": ("aegis", False),
     "`aegis --freeze-vision`": ("aegis", True),
     "`co-train`": ("co-train", False),
+    "`distil-features`": ("distil-features", False),
     "`stop-gradient`": ("stop-gradient", False),
 }
 BATCHES = (4, 8, 24)

@@ -32,11 +32,11 @@ from aegis_policy.training.anchor import Anchor
 from aegis_policy.training.batches import PACKED
 from aegis_policy.training.config import MethodName, TrainConfig
 from aegis_policy.training.device import assume_bfloat16
-from aegis_policy.training.methods import Asked, Batch, Given, Method, make_method
+from aegis_policy.training.methods import Asked, Batch, Given, Method, make_method, method_class
 from aegis_policy.training.train import make_optimizer
 
-UNCOUNTED: tuple[MethodName, ...] = ("distil-features", "lora")
-"""Methods that do not run without data: distil-features looks at values, and peft moves its adapters' memory."""
+UNCOUNTED: tuple[MethodName, ...] = ("lora",)
+"""Methods that do not run without data: peft moves its adapters' memory."""
 QUESTION, ANSWER = "what color is the cube", "red"
 
 
@@ -85,7 +85,8 @@ def count_step(
     with assume_bfloat16(bfloat16), FakeTensorMode():
 
         def make() -> Method:
-            return new_method(config, AegisPolicy(new_vlm(vlm), expert))
+            before = new_vlm(vlm) if method_class(config.method).needs_before else None
+            return new_method(config, AegisPolicy(new_vlm(vlm), expert), before)
 
         return measure_step(make, lambda policy: random_batch(config, policy, cameras, prompt), config)
 

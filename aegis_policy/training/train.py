@@ -208,7 +208,7 @@ class Trainer:
         """The backbone where fine-tuning began, for a method that needs it; a resumed run loads it anew."""
         if not method_class(self.config.method).needs_before:
             return None
-        return checkpoints.load_backbone(self.config.checkpoint)[0].vlm
+        return checkpoints.load_backbone(self.config.checkpoint)[0].vlm.to(self.device)
 
     def _replay(self) -> Replay | None:
         config = self.config

@@ -20,7 +20,7 @@ from aegis_policy.training.cost import (
     random_batch,
 )
 from aegis_policy.training.device import assume_bfloat16
-from aegis_policy.training.methods import Method
+from aegis_policy.training.methods import Method, method_class
 from tests.model.builders import build_processor, vlm_config
 
 VLM = vlm_config(build_processor())
@@ -31,7 +31,8 @@ LAYER = 4 * sum(parameter.numel() for parameter in new_vlm(VLM).model.language_m
 
 def real_step(config: TrainConfig, bfloat16: bool) -> StepCost:
     def make() -> Method:
-        return new_method(config, AegisPolicy(new_vlm(VLM), EXPERT))
+        before = new_vlm(VLM) if method_class(config.method).needs_before else None
+        return new_method(config, AegisPolicy(new_vlm(VLM), EXPERT), before)
 
     with assume_bfloat16(bfloat16):
         return measure_step(make, lambda policy: random_batch(config, policy, **SHAPE), config)
@@ -45,6 +46,8 @@ def real_step(config: TrainConfig, bfloat16: bool) -> StepCost:
         ("stop-gradient", True),
         ("aegis", False),
         ("co-train", True),
+        ("distil-features", False),
+        ("distil-features", True),
     ],
 )
 def test_the_count_is_that_of_a_real_step(method, bfloat16):

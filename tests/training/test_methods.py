@@ -191,6 +191,37 @@ def test_holding_features_wants_nothing_at_first_and_then_the_way_back(start, ba
     assert all(torch.equal(got[key], task[key]) for key in task if key.startswith("expert."))
 
 
+def test_the_frozen_copy_computes_what_the_backbone_does_in_half_the_memory(start, batch, vlm):
+    with assume_bfloat16(True):
+        method = make(start, "distil-features", vlm=vlm)
+        assert method.teacher.vlm.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+        _, valid, recorded = method.flow_loss(batch)
+        assert method.penalty(replace(batch, held=6), valid, recorded) == 0
+
+
+def test_features_held_have_the_gradient_of_their_definition(start, batch, vlm):
+    """The last layer runs apart for what is held; that changes neither its output nor any gradient."""
+    moved(start, vlm)
+    method, shorter = make(start, "distil-features", vlm=vlm), batch.valid.clone()
+    shorter[1, -2:] = False
+    batch = replace(batch, valid=shorter, held=4)
+    _, valid, recorded = method.flow_loss(batch)
+    valid = valid[:4]
+    assert torch.equal(method.last(recorded[-2][:4], valid)[valid], recorded[-1][:4][valid])
+    method.penalty(batch, valid, recorded).backward()
+    found = gradients(start.policy)
+    start.policy.zero_grad()
+    _, _, recorded = method.flow_loss(batch)
+    with torch.no_grad(), method.taught as wanted:
+        method.teacher.encode(batch.images[:4], batch.ids[:4], batch.valid[:4])
+    pairs = [(now[:4][valid], then[valid]) for now, then in zip(recorded, wanted, strict=True)]
+    torch.stack([(now - then).square().sum() / then.square().sum() for now, then in pairs]).mean().backward()
+    expected = gradients(start.policy)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
 def test_features_are_held_of_a_batchs_first_samples_alone(start, batch, vlm):
     moved(start, vlm)
     method = make(start, "distil-features", vlm=vlm)

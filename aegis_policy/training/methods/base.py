@@ -72,7 +72,7 @@ class Given:
 
     Attributes:
         anchor: of the backbone as it was before fine-tuning.
-        before: that backbone itself.
+        before: that backbone itself, on the policy's device, to be done with as the method likes.
     """
 
     anchor: Anchor | None = None
