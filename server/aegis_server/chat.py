@@ -68,6 +68,7 @@ class ChatRequest(BaseModel):
     messages: list[Message] = Field(min_length=1)
     stream: bool = False
     n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -47,6 +47,7 @@ WRONG = {
     "tools": {"tools": [FUNCTION]},
     "JSON": {"response_format": {"type": "json_object"}},
     "two answers": {"n": 2},
+    "probabilities": {"logprobs": True},
     "bug": {"question": "break midway?"},
 }
 

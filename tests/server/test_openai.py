@@ -52,6 +52,7 @@ REASONS = {
     "tools": "tools: ",
     "JSON": "response_format.type: Input should be 'text'",
     "two answers": "n: Input should be 1",
+    "probabilities": "logprobs: Input should be False",
 }
 
 

@@ -3,7 +3,7 @@
 A model of this kind reads images and one question, no conversation: the question is the text of the last message of the
 user's, the images are those of the last message that has some, in the order of the policy's cameras. It answers with
 the most likely words, so what asks for chance (temperature, top_p, seed) is taken and changes nothing; what asks for
-something else altogether (tools, several answers, JSON) is refused.
+something else altogether (tools, several answers, JSON, probabilities) is refused.
 """
 
 from __future__ import annotations
