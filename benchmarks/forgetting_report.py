@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from forgetting_measure import Measured
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from pages import fill, table
 from provenance import ROOT, provenance
 from scipy import stats
@@ -255,7 +256,7 @@ def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
         errors = {} if x["low"] is None else {"xerr": _sides(x), "yerr": _sides(y)}
         colour = "#15803d" if way == best else "#1d4ed8" if way in PAPER else "#64748b"
         axis.errorbar(x["mean"], y["mean"], fmt="o", color=colour, ms=6, lw=1, alpha=0.9, **errors)
-        axis.annotate(way, (x["mean"], y["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+        _label(axis, way, (x["mean"], y["mean"]), colour)
     _finish(axis, "closed-loop success, split seen", "VQA accuracy after, mean of the held-out sets")
     figure.savefig(FRONTIER, dpi=110)
     plt.close(figure)
@@ -271,7 +272,7 @@ def draw_tuning(before: Measured, tuned: Mapping[str, Tuned]) -> None:
         axis.plot(*points.T, "-o", color=colour, lw=1, ms=3, alpha=0.5)
         best = points[[run["value"] == of.chosen for run in of.runs]][0]
         axis.plot(*best, "o", color=colour, ms=6)
-        axis.annotate(way, best, xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+        _label(axis, way, best, colour)
     axis.margins(x=0.08)
     axis.set_ylim(bottom=LOWEST)
     _finish(axis, "closed-loop success of 50 episodes", "VQA accuracy after, mean of the held-out sets")
@@ -294,6 +295,13 @@ def draw_curves(by_way: Mapping[str, Sequence[Measured]]) -> None:
     axes[0][0].legend(frameon=False, fontsize=9)
     figure.savefig(CURVES, dpi=110)
     plt.close(figure)
+
+
+def _label(axis: Axes, text: str, place: Sequence[float], colour: str) -> None:
+    """Beside a point, legible where lines cross."""
+    halo = [withStroke(linewidth=3, foreground="white")]
+    style = {"fontsize": 8, "color": colour, "path_effects": halo}
+    axis.annotate(text, place, xytext=(6, 4), textcoords="offset points", **style)
 
 
 def _finish(axis: Axes, x: str, y: str) -> None:

@@ -72,8 +72,9 @@ class TrainConfig(Recipe):
         dataset: Demonstrations, HDF5 files (robomimic layout) or LeRobot folders, alike in cameras, features and rate.
         dataset_weights: How often each of them is seen, one number for each, in any unit: 3 1 for three samples of the
             first to one of the second, however large they are. If left out, every sample once per pass.
-        method: What is done against forgetting: stop-gradient (only the expert learns), naive (nothing), aegis (bends
-            the gradient away from what would undo the anchor), or one of those in docs/method.md.
+        method: What is done against forgetting: distil-features (holds what the backbone makes of the robot's images),
+            stop-gradient (only the expert learns), naive (nothing), aegis (bends the gradient away from what would undo
+            the anchor), or one of those in docs/method.md.
         strength: Weight of what co-train and distil-features add to the flow loss; each has a default of its own.
         lora_rank: Rank of the adapters of lora.
         lora_alpha: Their scale is this divided by the rank.
@@ -120,7 +121,7 @@ class TrainConfig(Recipe):
 
     dataset: tuple[str, ...] = ()
     dataset_weights: tuple[float, ...] = ()
-    method: MethodName = "stop-gradient"
+    method: MethodName = "distil-features"
     strength: float | None = None
     lora_rank: int = 16
     lora_alpha: int = 32

@@ -1,6 +1,6 @@
 """`make demo`: the whole way once, each step as one would type it.
 
-New demonstrations of a table seen from another side -> fine-tuning with AEGIS -> the HTTP server -> closed-loop
+New demonstrations of a table seen from another side -> fine-tuning -> the HTTP server -> closed-loop
 evaluation through it on unseen episodes, before and after -> a table and a report. Nothing here has a short cut: every
 step is a process of its own that runs the `aegis` command printed above it.
 """
@@ -23,7 +23,6 @@ import httpx
 from aegis_sim.report import text_table, write_report
 
 TASK = ("--task", "pick", "--split", "moved-camera")
-METHOD = ("--method", "aegis", "--freeze-vision")
 DEMONSTRATIONS = 80
 TRAINING_STEPS = 400
 EPISODES = 40  # before, and the same ones after
@@ -33,10 +32,10 @@ WORKERS = 2  # processes that record
 FOLDER = Path("runs/demo")
 START_UP_S = 120.0  # the longest a server may take until it answers
 
-TITLE = "A table seen from another side, before and after AEGIS"
+TITLE = "A table seen from another side, before and after fine-tuning"
 INTRO = (
     "The shipped policy met a camera position, a table and a light it had never seen. Then it was fine-tuned on "
-    f"{DEMONSTRATIONS} demonstrations of them ({TRAINING_STEPS} steps of AEGIS, vision frozen). Both policies drove "
+    f"{DEMONSTRATIONS} demonstrations of them ({TRAINING_STEPS} steps, features held). Both policies drove "
     f"the same {EPISODES} unseen episodes through the HTTP server, answering questions about what the camera showed."
 )
 
@@ -57,7 +56,7 @@ def main() -> None:
         )
         _evaluate_served(results["before"])
         _run(
-            *("train", "--dataset", demonstrations, *METHOD, "--steps", TRAINING_STEPS),
+            *("train", "--dataset", demonstrations, "--steps", TRAINING_STEPS),
             *("--output", policy),
         )
         _evaluate_served(results["after"], "--checkpoint", policy)
