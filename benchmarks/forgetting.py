@@ -15,6 +15,7 @@ import argparse
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -91,12 +92,14 @@ def main() -> None:
             for way, knob in knobs.items()
         },
     )
-    finalists = {
-        way.name + f", {value:g}" * (value != best(way.name, tuned)): (way, value)
+    chosen = [
+        (way, value)
         for way in compared
         for value in tried(way.name, tuned)
         if (way.name in BASELINES and value == best(way.name, tuned)) or not is_beaten(way.name, value, tuned)
-    }
+    ]
+    times = Counter(way for way, _ in chosen)
+    finalists = {way.name + f", {value:g}" * (times[way] > 1): (way, value) for way, value in chosen}
     final: dict[Run, Measured] = {}
     for seed in FINAL.seeds:
         final |= measure([Run(way.name, value, FINAL, seed) for way, value in finalists.values()], work)

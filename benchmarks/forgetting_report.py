@@ -26,6 +26,8 @@ IMAGES = ROOT / "docs" / "images"
 FRONTIER, CURVES, TUNING = (IMAGES / f"forgetting-{name}.png" for name in ("frontier", "curves", "tuning"))
 PAPER = ("naive", "stop-gradient", "lora", "aegis")
 """The ways that the paper's own figure compares."""
+SHOWN = ("seen", "moved-camera")
+"""The splits of the frontier: the one that ranks, and the one that tells apart."""
 LOWEST = 0.86
 """VQA accuracy where the plot of the tuning ends; lines to what is below leave it."""
 WITHIN = 0.01
@@ -245,19 +247,28 @@ def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
 
 
 def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """VQA retained against success, one point a way."""
-    figure, axis = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    """VQA retained against success, one point a way: where demonstrations were, and where the camera has moved."""
+    figure, axes = plt.subplots(1, len(SHOWN), figsize=(12, 5.2), layout="constrained", sharey=True)
     start = next(iter(methods.values()))["vqa_before"]["mean"]
-    axis.axhline(start, color="#94a3b8", lw=1, ls="--")
-    axis.annotate("before", (0.01, start), xycoords=("axes fraction", "data"), va="bottom", color="#64748b", fontsize=9)
     best = default(methods)
-    for way, of in methods.items():
-        x, y = of["success"], of["vqa_after"]
-        errors = {} if x["low"] is None else {"xerr": _sides(x), "yerr": _sides(y)}
-        colour = "#15803d" if way == best else "#1d4ed8" if way in PAPER else "#64748b"
-        axis.errorbar(x["mean"], y["mean"], fmt="o", color=colour, ms=6, lw=1, alpha=0.9, **errors)
-        _label(axis, way, (x["mean"], y["mean"]), colour)
-    _finish(axis, "closed-loop success, split seen", "VQA accuracy after, mean of the held-out sets")
+    for axis, split in zip(axes, SHOWN, strict=True):
+        axis.axhline(start, color="#94a3b8", lw=1, ls="--")
+        for way, of in methods.items():
+            x, y = of["splits"][split]["success"], of["vqa_after"]
+            errors = {} if x["low"] is None else {"xerr": _sides(x), "yerr": _sides(y)}
+            colour = "#15803d" if way == best else "#1d4ed8" if way in PAPER else "#64748b"
+            axis.errorbar(x["mean"], y["mean"], fmt="o", color=colour, ms=6, lw=0.8, alpha=0.9, **errors)
+            outdone = x["mean"] < methods[best]["splits"][split]["success"]["mean"]
+            _label(axis, way, (x["mean"], y["mean"]), colour, left=outdone)
+        _finish(
+            axis,
+            f"closed-loop success, split {split}",
+            "VQA accuracy after, mean of the held-out sets" * (axis is axes[0]),
+        )
+        axis.set_xlim(right=min(1, axis.get_xlim()[1]))
+    axes[0].annotate(
+        "before", (0.01, start), xycoords=("axes fraction", "data"), va="bottom", color="#64748b", fontsize=9
+    )
     figure.savefig(FRONTIER, dpi=110)
     plt.close(figure)
 
@@ -297,11 +308,11 @@ def draw_curves(by_way: Mapping[str, Sequence[Measured]]) -> None:
     plt.close(figure)
 
 
-def _label(axis: Axes, text: str, place: Sequence[float], colour: str) -> None:
+def _label(axis: Axes, text: str, place: Sequence[float], colour: str, *, left: bool = False) -> None:
     """Beside a point, legible where lines cross."""
     halo = [withStroke(linewidth=3, foreground="white")]
-    style = {"fontsize": 8, "color": colour, "path_effects": halo}
-    axis.annotate(text, place, xytext=(6, 4), textcoords="offset points", **style)
+    style = {"fontsize": 8, "color": colour, "path_effects": halo, "ha": "right" if left else "left"}
+    axis.annotate(text, place, xytext=(-6 if left else 6, 4), textcoords="offset points", **style)
 
 
 def _finish(axis: Axes, x: str, y: str) -> None:
