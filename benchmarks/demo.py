@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from pathlib import Path
 
 from provenance import ROOT, provenance
 
-RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
+RESULTS, RUN = ROOT / "benchmarks" / "results" / "demo.json", ROOT / "runs" / "demo"
 KEPT = ("success", "right_object", "vqa", "vqa_families", "settings", "versions")
 
 
@@ -20,9 +21,20 @@ def main() -> None:
     minutes = {f"{goal}_minutes": timed(goal) for goal in goals}
     figures = {}
     for label in ("before", "after"):
-        measured = json.loads((ROOT / "runs" / "demo" / f"{label}.json").read_text())
+        measured = json.loads((RUN / f"{label}.json").read_text())
         figures[label] = {key: measured[key] for key in KEPT}
-    RESULTS.write_text(json.dumps({**provenance(), **minutes, **figures}, indent=1) + "\n")
+    held_out = followed(RUN / "policy" / "metrics.jsonl")
+    RESULTS.write_text(json.dumps({**provenance(), **minutes, **figures, "held_out": held_out}, indent=1) + "\n")
+
+
+def followed(metrics: Path) -> dict[str, dict[str, float]]:
+    """VQA on the sets that training follows: accuracy before its first step and after its last, and how many."""
+    scores = [row["vqa"] for row in map(json.loads, metrics.read_text().splitlines()) if "vqa" in row]
+    first, last = scores[0], scores[-1]
+    return {
+        name: {"before": first[name]["accuracy"], "after": last[name]["accuracy"], "n": last[name]["n"]}
+        for name in first
+    }
 
 
 def timed(goal: str) -> float:
