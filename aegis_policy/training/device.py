@@ -29,7 +29,7 @@ def in_its_precision(frozen: nn.Module, device: torch.device) -> None:
     """Keep as bfloat16 the weights that `autocast` makes it for every product: the same results, half the memory."""
     if computes_in_bfloat16(device):
         for module in frozen.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d):  # anew, as `to` refuses tensors that `cost` counts
                 for name, parameter in module.named_parameters(recurse=False):
                     setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from aegis_policy.training.config import TrainConfig
 from aegis_sim.report import text_table, write_report
 
 TASK = ("--task", "pick", "--split", "moved-camera")
@@ -35,7 +36,7 @@ START_UP_S = 120.0  # the longest a server may take until it answers
 TITLE = "A table seen from another side, before and after fine-tuning"
 INTRO = (
     "The shipped policy met a camera position, a table and a light it had never seen. Then it was fine-tuned on "
-    f"{DEMONSTRATIONS} demonstrations of them ({TRAINING_STEPS} steps, features held). Both policies drove "
+    f"{DEMONSTRATIONS} demonstrations of them ({TRAINING_STEPS} steps of {TrainConfig.method}). Both policies drove "
     f"the same {EPISODES} unseen episodes through the HTTP server, answering questions about what the camera showed."
 )
 
