@@ -40,19 +40,28 @@ RUNS = ROOT / "benchmarks" / "results" / "forgetting"
 TASK, DEMONSTRATIONS = "pick", 1_500
 REPLAYED, HELD = 3_000, 400  # scenes
 BASELINES = ("naive", "stop-gradient", "lora", "aegis", "co-train")
+ALIKE = ("naive", "aegis")
+"""Both are run at the best rate of either too: tuning chose different ones."""
 START = checkpoint.asset("aegis-tiny-vlm")
 ANCHOR = checkpoint.asset("aegis-tiny") / "anchor.safetensors"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """How long is trained, on which seeds, and how much is measured then: episodes by split."""
+    """How long is trained, on which seeds, how much is measured then (episodes by split), and from which VLM.
+
+    Attributes:
+        models: the folder in WORK for what is trained.
+    """
 
     name: str
     steps: int
     seeds: tuple[int, ...]
     episodes: tuple[tuple[str, int], ...]
     episode_seed: int
+    start: Path = START
+    anchor: Path | None = ANCHOR
+    models: str = "models"
 
 
 TUNING = Phase("tuning", 500, (100,), (("seen", 50),), 100)
@@ -86,25 +95,18 @@ def main() -> None:
     tuned = tune(compared, work)
     knobs = {way.name: way.knob for way in compared} | TAKEN_OUT
     write_tuning(
-        before(work),
+        before(START, RUNS / "before.json", work),
         {
             way: Tuned(knob, [tuned[tuning(way, value)] for value in tried(way, tuned)], best(way, tuned))
             for way, knob in knobs.items()
         },
     )
-    chosen = [
-        (way, value)
-        for way in compared
-        for value in tried(way.name, tuned)
-        if (way.name in BASELINES and value == best(way.name, tuned)) or not is_beaten(way.name, value, tuned)
-    ]
-    times = Counter(way for way, _ in chosen)
-    finalists = {way.name + f", {value:g}" * (times[way] > 1): (way, value) for way, value in chosen}
+    finalists = choose(compared, tuned)
     final: dict[Run, Measured] = {}
     for seed in FINAL.seeds:
         final |= measure([Run(way.name, value, FINAL, seed) for way, value in finalists.values()], work)
         write(
-            before(work),
+            before(START, RUNS / "before.json", work),
             list(final.values()),
             {
                 name: {"way": way.name, "knob": way.knob, "tried": tried(way.name, tuned), "value": value}
@@ -112,6 +114,27 @@ def main() -> None:
             },
             {"task": TASK, "demonstrations": DEMONSTRATIONS, "steps": FINAL.steps, "tuning_steps": TUNING.steps},
         )
+
+
+def choose(compared: Sequence[Way], tuned: Mapping[Run, Measured]) -> dict[str, tuple[Way, float]]:
+    """What is run on FINAL's seeds, by name: of a baseline at its best, or of a way with one value, the way's own."""
+    rates = {best(name, tuned) for name in ALIKE}
+    baselines = {(name, best(name, tuned)) for name in BASELINES}
+    chosen = [
+        (way, value)
+        for way in compared
+        for value in tried(way.name, tuned)
+        if (way.name, value) in baselines
+        or (way.name in ALIKE and value in rates)
+        or not is_beaten(way.name, value, tuned)
+    ]
+    times = Counter(way for way, _ in chosen)
+
+    def named(way: Way, value: float) -> str:
+        own = times[way] == 1 or (way.name, value) in baselines
+        return way.name if own else f"{way.name}, {value:g}"
+
+    return {named(way, value): (way, value) for way, value in chosen}
 
 
 def tune(compared: Sequence[Way], work: Path) -> dict[Run, Measured]:
@@ -168,11 +191,10 @@ def prepare(work: Path) -> None:
             record_questions(task, HELD, held, seed=4, split="eval")
 
 
-def before(work: Path) -> Measured:
-    """What the VLM knows where all begin."""
-    file = RUNS / "before.json"
+def before(start: Path, file: Path, work: Path) -> Measured:
+    """What the VLM knows where all begin, kept in `file`."""
     if not file.exists():
-        keep(file, {"vqa": answers(*checkpoint.load_backbone(START), held_sets(work))})
+        keep(file, {"vqa": answers(*checkpoint.load_backbone(start), held_sets(work))})
     return json.loads(file.read_text())["vqa"]
 
 
@@ -199,8 +221,8 @@ def make(run: Run, work: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     way = next(way for way in ways(work) if way.name == run.way)
-    made = START
-    folder, rows = work / "models", []
+    made = run.phase.start
+    folder, rows = work / run.phase.models, []
     for stage in way.stages(run.value, run.phase.steps):
         folder = folder / f"{stage.name},seed={run.seed}"  # each stage in the folder of the one before
         made = follow(stage, run, made, folder, work)
@@ -215,7 +237,7 @@ def make(run: Run, work: Path) -> None:
             split: evaluate(folder / f"{split}-{run.phase.episode_seed}.json", made, TASK, episodes, *_how(run, split))
             for split, episodes in run.phase.episodes
         },
-        **of_checkpoint(made, START, work / "held.hdf5", held_sets(work)),
+        **of_checkpoint(made, run.phase.start, work / "held.hdf5", held_sets(work)),
         **of_training(rows),
     }
     keep(run.file, found)
@@ -230,11 +252,12 @@ def follow(stage: Stage, run: Run, start: Path, folder: Path, work: Path) -> Pat
     with locked(folder):
         if isinstance(stage, Merge):
             merged = folder / "merged"
-            options = ("--checkpoint", start, "--pretrained", START, "--weight", stage.weight)
+            options = ("--checkpoint", start, "--pretrained", run.phase.start, "--weight", stage.weight)
             aegis(merged, "merge", *options, "--output", merged)
             return merged
         recipe = replace(stage.recipe, seed=run.seed, eval_every=run.phase.steps // 16)
-        options = ("--dataset", work / f"{TASK}.hdf5", "--checkpoint", start, "--anchor", ANCHOR)
+        options = ("--dataset", work / f"{TASK}.hdf5", "--checkpoint", start)
+        options += ("--anchor", run.phase.anchor) if run.phase.anchor else ()
         return train(folder, "train", recipe, *options, "--vqa", *held_sets(work))
 
 
