@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -71,8 +73,16 @@ class ChatRequest(BaseModel):
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = Field(
+        None, description="The answer ends before the first of these"
+    )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Before what an answer ends."""
+        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or ()))
 
     def question(self) -> str:
         """Raises ObservationError if the user has said nothing."""
@@ -101,6 +111,24 @@ class ChatRequest(BaseModel):
             raise
         except Exception as error:  # as in decode_file: a hostile file can make a decoder raise anything
             raise ObservationError(f"image_url: not a readable image ({type(error).__name__})") from None
+
+
+async def before(stops: Sequence[str], pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The pieces, up to the first of `stops`, none of which is empty; what may become one is held back."""
+    held = ""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            held += piece
+            if found := [held.index(stop) for stop in stops if stop in held]:
+                held = held[: min(found)]
+                break
+            begun = (stop[:length] for stop in stops for length in range(1, len(stop)))
+            clear = len(held) - max((len(part) for part in begun if held.endswith(part)), default=0)
+            said, held = held[:clear], held[clear:]
+            if said:
+                yield said
+    if held:
+        yield held
 
 
 def _bytes(url: str) -> bytes:

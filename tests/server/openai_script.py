@@ -48,6 +48,7 @@ WRONG = {
     "JSON": {"response_format": {"type": "json_object"}},
     "two answers": {"n": 2},
     "probabilities": {"logprobs": True},
+    "five stops": {"stop": list("abcde")},
     "bug": {"question": "break midway?"},
 }
 
@@ -65,6 +66,8 @@ def main(url):
         "cut": told(ask(client, "count", max_tokens=3).choices[0]),
         "cut by the new name": told(ask(client, "count", max_completion_tokens=2).choices[0]),
         "cut in the stream": streamed(ask(client, "count", max_tokens=2, stream=True)),
+        "stopped": told(ask(client, "count", stop=["zero", "3"]).choices[0]),
+        "stopped in the stream": streamed(ask(client, "count", stop="2 3", stream=True)),
         "chance": told(ask(client, temperature=0.7, top_p=0.9, seed=3).choices[0]),
         "refused": {name: refusal(lambda wrong=wrong: ask(client, **wrong)) for name, wrong in WRONG.items()},
         "refused, streamed": refusal(lambda: list(ask(client, "too long?", stream=True))),

@@ -79,7 +79,7 @@ def release(page: Any) -> None:
     expect(page.locator("#stop")).to_have_attribute("aria-pressed", "false")
 
 
-def wait(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def wait(true: Callable[[], Any], seconds: float = 30.0) -> None:
     give_up = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < give_up

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from aegis_server.chat import before
 from tests.linear_policy import LINEAR, Server, serving
 from tests.server import clients
 
@@ -43,6 +48,25 @@ def test_an_answer_is_cut_at_the_tokens_allowed(found: dict[str, Any]) -> None:
     assert found["cut in the stream"] == expected
 
 
+def test_an_answer_ends_before_the_first_stop(found: dict[str, Any]) -> None:
+    assert found["stopped"] == ["assistant", "0 1 2 ", "stop"]
+    expected = [["assistant", "", None], [None, "0 ", None], [None, "1 ", None], [None, None, "stop"]]
+    assert found["stopped in the stream"] == expected
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_what_is_said_before_a_stop_does_not_depend_on_the_pieces(pieces: list[str], stops: list[str]) -> None:
+    async def said() -> str:
+        async def spoken() -> AsyncGenerator[str, None]:
+            for piece in pieces:
+                yield piece
+
+        return "".join([piece async for piece in before(stops, spoken())])
+
+    text = "".join(pieces)
+    assert asyncio.run(said()) == text[: min((text.index(stop) for stop in stops if stop in text), default=None)]
+
+
 REASONS = {
     "remote url": "image_url: expected 'data:image/png;base64,...'; this server fetches nothing from remote addresses",
     "file url": "image_url: expected 'data:image/png;base64,...'; this server fetches nothing from remote addresses",
@@ -52,6 +76,7 @@ REASONS = {
     "tools": "tools: ",
     "JSON": "response_format.type: Input should be 'text'",
     "two answers": "n: Input should be 1",
+    "five stops": "stop.",
     "probabilities": "logprobs: Input should be False",
 }
 

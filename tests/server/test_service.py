@@ -117,11 +117,11 @@ def test_what_is_not_done_in_its_time_is_dropped(client: httpx.Client) -> None:
 
 
 def test_an_answer_whose_time_is_over_says_so_where_it_stops(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", *LINEAR, "--deadline-s", "0.5") as server:
+    with serving(tmp_path / "log", *LINEAR, "--deadline-s", "2") as server:
         server.wait()
         said = RemotePolicy(server.url).ask(SEEN.images, "count")
         assert "".join(islice(said, 5)).split() == ["0", "1", "2", "3", "4"]
-        with pytest.raises(ConnectionError, match=r"not done within 0\.5 s"):
+        with pytest.raises(ConnectionError, match=r"not done within 2 s"):
             list(said)
         with open_client(server) as client:
             assert metrics(client)['aegis_refusals_total{reason="deadline"}'] == 1

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 
 from aegis_policy import PolicyInfo
 from aegis_policy.inference.example import EXAMPLE_QUESTION
-from aegis_server.chat import ChatCompletion, ChatRequest, ErrorResponse, Model, ModelList
+from aegis_server.chat import ChatCompletion, ChatRequest, ErrorResponse, Model, ModelList, before
 from aegis_server.routes.http import (
     JSON,
     EventStream,
@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
             images = await asyncio.to_thread(asked.images, info)
         check_question(info, images, question)
         answer = Completion(service.info.model, asked.max_completion_tokens or asked.max_tokens)
-        pieces = answer.limited(service.answer(images, question, deadline_s(request)))
+        pieces = before(asked.stops, answer.limited(service.answer(images, question, deadline_s(request))))
         first = await unless_gone(request, anext(pieces, ""))
         if asked.stream:
             return EventStream(request, first, pieces, answer.chunk, before=answer.role(), after=answer.end)
