@@ -25,6 +25,8 @@ INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 EXPECTED_ERRORS = (
     ValueError,
     OSError,
+    FloatingPointError,
+    MemoryError,
 )  # ObservationError is a ValueError; FileNotFoundError, ConnectionError are OSErrors
 
 

@@ -62,6 +62,7 @@ def train(config: TrainConfig, output: Path) -> Path:
 
     Raises:
         ValueError, OSError: a setting or a file is wrong; nothing has been written then.
+        MemoryError: the GPU has too little memory.
     """
     if state.checkpoints(output) or (output / state.CONFIG).exists():
         raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
@@ -89,7 +90,15 @@ def resume(output: Path) -> Path:
 def _run(config: TrainConfig, output: Path, newest: Path | None) -> Path:
     with world.joined():
         config.check(world.size())
-        Trainer(config, output, newest).run()
+        try:
+            Trainer(config, output, newest).run()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ")[0]
+            raise MemoryError(
+                f"the GPU's memory does not suffice ({reason}): take the batch in parts (--accumulate 4), keep less of "
+                f"each layer (--gradient-checkpointing), or let the expert alone learn (--method stop-gradient); "
+                f"docs/method.md has what each method needs. As other settings make another run, name a new --output"
+            ) from error
     return output / state.CHECKPOINTS / state.LAST / state.MODEL
 
 

@@ -24,7 +24,7 @@ from aegis_policy.training.batches import Batches
 from aegis_policy.training.commands import anchor as anchor_command
 from aegis_policy.training.commands import train as train_command
 from aegis_policy.training.config import MethodName, TrainConfig, source_name
-from aegis_policy.training.train import FINAL_RATE, ForgettingError, rate_factor, resume, train
+from aegis_policy.training.train import FINAL_RATE, ForgettingError, Trainer, rate_factor, resume, train
 from aegis_policy.training.vqa_eval import score
 from tests.training.tiny import write_demonstrations
 
@@ -218,6 +218,21 @@ def test_what_was_measured_of_the_start_is_what_was_before(run, config, tmp_path
     for step in ("000002", "000004"):
         kept = json.loads((output / f"checkpoints/{step}/pretrained_model/measured.json").read_text())
         assert kept == {"before": found, "after": {}}
+
+
+def test_a_gpu_without_enough_memory_is_told_what_takes_less(config, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 0 bytes free.")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    with pytest.raises(MemoryError, match=r"suffice \(CUDA out of memory\).*--accumulate.*--method stop-gradient"):
+        train(config, tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(config, tmp_path):
+    diverging = replace(config, learning_rate=1e30, expert_learning_rate=1e30, warmup_steps=1, save_every=1, keep=0)
+    with pytest.raises(FloatingPointError, match=r"step \d+: the gradient is not finite; try a lower --learning-rate"):
+        train(diverging, tmp_path / "run")
 
 
 def test_it_stops_when_too_much_is_forgotten_and_keeps_what_had_not(config, tmp_path, monkeypatch):
