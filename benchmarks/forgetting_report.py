@@ -62,6 +62,12 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def share(values: Sequence[float]) -> dict[str, float | None]:
+    """As `spread`, of what lies in [0, 1]: so does its interval."""
+    found = spread(values)
+    return {name: None if figure is None else min(max(figure, 0.0), 1.0) for name, figure in found.items()}
+
+
 def write(
     before: Measured,
     runs: Sequence[Measured],
@@ -102,8 +108,8 @@ def write(
 def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measured) -> dict[str, Any]:
     """All figures of a way, each over its seeds; differences are between runs of the same seed."""
 
-    def over(figure: Any) -> dict[str, float | None]:
-        return spread([figure(run) for run in found])
+    def over(figure: Any, summed: Any = share) -> dict[str, float | None]:
+        return summed([figure(run) for run in found])
 
     start = vqa_accuracy({"vqa": before})
     pairs = zip(found, naive, strict=True)
@@ -113,7 +119,7 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
         "success": over(success),
         "right_object": over(lambda run: run["splits"]["seen"]["right_object"]["rate"]),
         "success_minus_naive": spread([success(run) - success(base) for run, base in pairs]),
-        "flow_loss": over(lambda run: run["flow_loss"]),
+        "flow_loss": over(lambda run: run["flow_loss"], spread),
         "drift": [spread(list(layer)) for layer in zip(*(run["drift"] for run in found), strict=True)],
         "splits": {
             split: {
@@ -125,7 +131,7 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
         "sets": {
             name: {
                 "accuracy": over(lambda run, name=name: run["vqa"][name]["accuracy"]),
-                "cross_entropy": over(lambda run, name=name: run["vqa"][name]["cross_entropy"]),
+                "cross_entropy": over(lambda run, name=name: run["vqa"][name]["cross_entropy"], spread),
                 "families": {
                     family: over(lambda run, name=name, family=family: run["vqa"][name]["families"][family])
                     for family in before[name]["families"]

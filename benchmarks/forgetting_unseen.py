@@ -17,7 +17,7 @@ from pathlib import Path
 
 from forgetting import FINAL, RUNS, Run, before, held_sets, measure, prepare
 from forgetting_measure import Measured
-from forgetting_report import PAGE, RESULTS, shown, spread, success
+from forgetting_report import PAGE, RESULTS, share, shown, spread, success
 from pages import fill, table
 from provenance import provenance
 from recipe import aegis, train
@@ -59,9 +59,9 @@ def write(known: Measured, made: Sequence[Measured]) -> None:
             "success_minus_naive": spread(
                 [success(run) - success(naive) for run, naive in zip(runs, ways["naive"], strict=True)]
             ),
-            "right_object": spread([run["splits"]["seen"]["right_object"]["rate"] for run in runs]),
-            "splits": {split: spread([run["splits"][split]["success"]["rate"] for run in runs]) for split, _ in SPLITS},
-            "sets": {name: spread([run["vqa"][name]["accuracy"] for run in runs]) for name in known},
+            "right_object": share([run["splits"]["seen"]["right_object"]["rate"] for run in runs]),
+            "splits": {split: share([run["splits"][split]["success"]["rate"] for run in runs]) for split, _ in SPLITS},
+            "sets": {name: share([run["vqa"][name]["accuracy"] for run in runs]) for name in known},
         }
         for way, runs in ways.items()
     }
