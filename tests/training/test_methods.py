@@ -222,6 +222,14 @@ def test_features_held_have_the_gradient_of_their_definition(start, batch, vlm):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_holding_features_moves_no_weight_that_the_flow_does_not(start, batch, vlm):
+    """Alone, what holds a weight at its start would take it away: by rounding, of which Adam makes whole steps."""
+    make(start, "naive").backward(batch)
+    reached = gradients(start.policy).keys()
+    make(start, "distil-features", vlm=vlm).backward(replace(batch, held=6))
+    assert gradients(start.policy).keys() == reached
+
+
 def test_features_are_held_of_a_batchs_first_samples_alone(start, batch, vlm):
     moved(start, vlm)
     method = make(start, "distil-features", vlm=vlm)

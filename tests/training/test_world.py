@@ -58,7 +58,6 @@ def recipes(vlm, demonstrations, questions, tmp_path_factory) -> dict[str, Train
     options: dict[MethodName, dict] = {
         "aegis": anchored,
         "co-train": {"replay": (str(write_answers(questions, folder / "answers.hdf5")),)},
-        "distil-features": {"strength": 16.0},  # it weights the rounding of a distance too: 64 misses 1e-5
         "lora": {"lora_rank": 2},
     }
     recipes: dict[str, TrainConfig] = {

@@ -16,13 +16,18 @@ from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.device import autocast, in_its_precision
 from aegis_policy.training.methods.base import Batch, Given, Penalised
 
+FOR_THE_EXPERT = ("input_layernorm.", "self_attn.k_proj.", "self_attn.v_proj.")
+"""What of the last layer makes the keys and values that the expert reads."""
+
 
 class DistilFeatures(Penalised):
     """L_more = mean over layers and tokens of ||h - h_before||^2, in units of the layer's mean ||h_before||^2.
 
     Token by token, on the robot's samples that are held; compare "Don't blind your VLA" (arXiv 2510.25616), which holds
     visual features. Nothing else reads what the last layer gives. So that layer is run once more, for the samples that
-    are held: a gradient through what it gave with the whole batch would cost four times as much.
+    are held: a gradient through what it gave with the whole batch would cost four times as much. And its weights that
+    only what it gives depends on stay as they are: their first gradient would be rounding alone, of which Adam makes
+    whole steps.
     """
 
     needs_before = True
@@ -32,6 +37,8 @@ class DistilFeatures(Penalised):
     def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
         super().__init__(policy, config, given)
         assert given.before is not None
+        for name, parameter in transformer_layers(policy)[-1].named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(FOR_THE_EXPERT))
         self.teacher = Backbone(given.before).requires_grad_(False).eval()
         in_its_precision(self.teacher.vlm.model, self.device)
         self.taught = LayerRecorder(transformer_layers(self.teacher))
