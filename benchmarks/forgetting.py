@@ -120,11 +120,12 @@ def choose(compared: Sequence[Way], tuned: Mapping[Run, Measured]) -> dict[str, 
     Naive fine-tuning is run at AEGIS' rate too, as tuning chose another for it.
     """
     baselines = {(name, best(name, tuned)) for name in BASELINES}
+    always = baselines | {("naive", best("aegis", tuned))}
     chosen = [
         (way, value)
         for way in compared
         for value in tried(way.name, tuned)
-        if (way.name, value) in baselines | {("naive", best("aegis", tuned))} or not is_beaten(way.name, value, tuned)
+        if (way.name, value) in always or not is_beaten(way.name, value, tuned)
     ]
     times = Counter(way for way, _ in chosen)
 
