@@ -263,7 +263,8 @@ def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
             x, y = of["splits"][split]["success"], of["vqa_after"]
             errors = {} if x["low"] is None else {"xerr": _sides(x), "yerr": _sides(y)}
             colour = "#15803d" if way == best else "#1d4ed8" if way in PAPER else "#64748b"
-            axis.errorbar(x["mean"], y["mean"], fmt="o", color=colour, ms=6, lw=0.8, alpha=0.9, **errors)
+            axis.errorbar(x["mean"], y["mean"], fmt="none", color=colour, lw=0.8, alpha=0.9, **errors)
+            axis.plot(x["mean"], y["mean"], "o", color=colour, ms=6, zorder=4)  # no label hides one
             outdone = x["mean"] < methods[best]["splits"][split]["success"]["mean"]
             _label(axis, way, (x["mean"], y["mean"]), colour, left=outdone)
         _finish(
