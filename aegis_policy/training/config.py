@@ -27,7 +27,7 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-HELD = 0.25
+HELD = 0.125
 """Share of a batch's samples that distil-features holds to what was before; all would cost a step and a half."""
 _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay"})
 """Settings that name files or checkpoints."""
@@ -208,11 +208,6 @@ class TrainConfig(Recipe):
                 f"--replay-share {self.replay_share} of --batch-size {self.batch_size} is {self.replayed} pictures, "
                 f"which cannot be divided evenly by {among}"
             )
-        if self.method == "distil-features" and self.held < parts:
-            raise ValueError(
-                f"{self.method} holds {self.held} samples of a --batch-size of {self.batch_size}, fewer than {among}: "
-                f"a --batch-size of {parts * round(1 / HELD)} would do"
-            )
 
     def _check_method(self) -> None:
         """Raise ValueError unless the method has what it needs, and nothing that is another's."""
@@ -236,10 +231,10 @@ class TrainConfig(Recipe):
         """How many of a step's samples are pictures with questions."""
         return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
 
-    @property
-    def held(self) -> int:
-        """How many of a step's samples are held to what was before."""
-        return math.ceil(HELD * self.batch_size) if self.method == "distil-features" else 0
+    def held(self, processes: int) -> int:
+        """How many of a step's samples are held to what was before: at least one of each micro-batch."""
+        share = max(math.ceil(HELD * self.batch_size), processes * self.accumulate)
+        return share if self.method == "distil-features" else 0
 
 
 def source_name(source: str) -> str:

@@ -147,7 +147,7 @@ def random_batch(config: TrainConfig, policy: AegisPolicy, cameras: int, prompt:
         noise=torch.randn(b, m, expert.horizon, expert.action_dim),
         time=sample_time((b, m)),
         asked=asked,
-        held=config.held,
+        held=config.held(processes=1),
     )
 
 

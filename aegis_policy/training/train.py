@@ -166,7 +166,7 @@ class Trainer:
             max_delay=self.policy.expert.config.max_delay,
             device=self.device,
             replay=self._replay(),
-            held=config.held,
+            held=config.held(world.size()),
         )
         self._measured = _measured(source, "after" if resume is None else "before")
         self.done = 0
