@@ -3,8 +3,8 @@
 All start from the VLM that ships with a fresh expert, see the same demonstrations in the same order for the same number
 of steps, and have one setting tuned on a training seed and episodes of their own (TUNING), by the sum of success and
 VQA accuracy: among three values, and a fourth beyond them where the first or the last is the best. Then the baselines
-at their best, and every way and value that no other beats, are run on FINAL's seeds; of the rest, and of methods that
-were taken out since, the tuning runs are shown. One process for each core; what is in WORK and in
+at their best, every way and value that no other beats, and some more (`choose`), are run on FINAL's seeds; of the rest,
+and of methods that were taken out since, the tuning runs are shown. One process for each core; what is in WORK and in
 benchmarks/results/forgetting is kept, so a killed run goes on, on another machine too. Writes
 benchmarks/results/forgetting.json, the tables in docs/forgetting.md and the plots beside it. Many hours on two cores.
 """
@@ -120,7 +120,7 @@ def choose(compared: Sequence[Way], tuned: Mapping[Run, Measured]) -> dict[str, 
     Naive fine-tuning is run at AEGIS' rate too, as tuning chose another for it.
     """
     baselines = {(name, best(name, tuned)) for name in BASELINES}
-    always = baselines | {("naive", best("aegis", tuned))}
+    always = baselines | {("naive", best("aegis", tuned))} | {(way.name, way.between) for way in compared}
     chosen = [
         (way, value)
         for way in compared
@@ -140,6 +140,7 @@ def tune(compared: Sequence[Way], work: Path) -> dict[Run, Measured]:
     """Three values of each, and a fourth where one of the ends is the best; and what there is of methods taken out."""
     tuned = measure([tuning(way.name, value) for way in compared for value in way.values], work)
     tuned |= measure([tuning(way.name, value) for way in compared for value in beyond(way, tuned)], work)
+    tuned |= measure([tuning(way.name, way.between) for way in compared if way.between is not None], work)
     kept = [json.loads(file.read_text()) for file in sorted((RUNS / TUNING.name).glob("*.json"))]
     return tuned | {tuning(found["way"], found["value"]): found for found in kept if found["way"] in TAKEN_OUT}
 

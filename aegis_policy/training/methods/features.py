@@ -32,7 +32,7 @@ class DistilFeatures(Penalised):
 
     needs_before = True
     records = True
-    strength = 64.0
+    strength = 32.0
 
     def __init__(self, policy: AegisPolicy, config: TrainConfig, given: Given):
         super().__init__(policy, config, given)
