@@ -91,6 +91,8 @@ def main() -> None:
     prepare(work)
     compared = ways(work)
     tuned = tune(compared, work)
+    finalists = choose(compared, tuned)
+    tuned |= measure([tuning(way.name, way.between) for way in compared if way.between is not None], work)
     knobs = {way.name: way.knob for way in compared} | TAKEN_OUT
     write_tuning(
         before(START, RUNS / "before.json", work),
@@ -99,7 +101,6 @@ def main() -> None:
             for way, knob in knobs.items()
         },
     )
-    finalists = choose(compared, tuned)
     final: dict[Run, Measured] = {}
     for seed in FINAL.seeds:
         final |= measure([Run(way.name, value, FINAL, seed) for way, value in finalists.values()], work)
@@ -120,13 +121,13 @@ def choose(compared: Sequence[Way], tuned: Mapping[Run, Measured]) -> dict[str, 
     Naive fine-tuning is run at AEGIS' rate too, as tuning chose another for it.
     """
     baselines = {(name, best(name, tuned)) for name in BASELINES}
-    always = baselines | {("naive", best("aegis", tuned))} | {(way.name, way.between) for way in compared}
+    always = baselines | {("naive", best("aegis", tuned))}
     chosen = [
         (way, value)
         for way in compared
         for value in tried(way.name, tuned)
         if (way.name, value) in always or not is_beaten(way.name, value, tuned)
-    ]
+    ] + [(way, way.between) for way in compared if way.between is not None]
     times = Counter(way for way, _ in chosen)
 
     def named(way: Way, value: float) -> str:
@@ -140,7 +141,6 @@ def tune(compared: Sequence[Way], work: Path) -> dict[Run, Measured]:
     """Three values of each, and a fourth where one of the ends is the best; and what there is of methods taken out."""
     tuned = measure([tuning(way.name, value) for way in compared for value in way.values], work)
     tuned |= measure([tuning(way.name, value) for way in compared for value in beyond(way, tuned)], work)
-    tuned |= measure([tuning(way.name, way.between) for way in compared if way.between is not None], work)
     kept = [json.loads(file.read_text()) for file in sorted((RUNS / TUNING.name).glob("*.json"))]
     return tuned | {tuning(found["way"], found["value"]): found for found in kept if found["way"] in TAKEN_OUT}
 
