@@ -274,7 +274,8 @@ def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
         )
         axis.set_xlim(right=min(1, axis.get_xlim()[1]))
     # What keeps nearly all lies close together: wide there, and narrow where much is lost.
-    widened = (lambda y: -np.arcsinh((start - y) / WITHIN), lambda z: start + WITHIN * np.sinh(z))
+    unit = 3 * WITHIN
+    widened = (lambda y: np.arcsinh((y - start) / unit), lambda z: start + unit * np.sinh(z))
     axes[0].set_yscale("function", functions=widened)
     axes[0].set_yticks([0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97, 0.98])
     axes[0].annotate(
