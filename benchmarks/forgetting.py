@@ -118,7 +118,7 @@ def main() -> None:
 def choose(compared: Sequence[Way], tuned: Mapping[Run, Measured]) -> dict[str, tuple[Way, float]]:
     """What is run on FINAL's seeds, by name: of a baseline at its best, or of a way with one value, the way's own.
 
-    Naive fine-tuning is run at AEGIS' rate too, as tuning chose another for it.
+    Naive fine-tuning is run at AEGIS' rate too, as tuning chose another for it; and what was added `between`.
     """
     baselines = {(name, best(name, tuned)) for name in BASELINES}
     always = baselines | {("naive", best("aegis", tuned))}
