@@ -91,7 +91,7 @@ def main() -> None:
     prepare(work)
     compared = ways(work)
     tuned = tune(compared, work)
-    finalists = choose(compared, tuned)
+    finalists = choose(compared, tuned)  # of what tuning tried: what was added later beats nothing of it
     tuned |= measure([tuning(way.name, way.between) for way in compared if way.between is not None], work)
     knobs = {way.name: way.knob for way in compared} | TAKEN_OUT
     write_tuning(

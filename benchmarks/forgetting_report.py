@@ -241,8 +241,8 @@ def write_tuning(before: Measured, tuned: Mapping[str, Tuned]) -> None:
     for way, of in sorted(tuned.items(), key=merit, reverse=True):
         cells = [f"{run['value']:g}: {success(run):.2f}, {vqa_accuracy(run):.3f}" for run in of.runs]
         bold = [f"**{c}**" if run["value"] == of.chosen else c for c, run in zip(cells, of.runs, strict=True)]
-        rows.append([f"`{way}`", of.knob, *bold, *[""] * (4 - len(cells))])
-    fill(PAGE, "tuning", table(["way", "tuned", "value: success, VQA", "", "", ""], rows))
+        rows.append([f"`{way}`", of.knob, *bold])
+    fill(PAGE, "tuning", table(["way", "tuned", "value: success, VQA"], rows))
     draw_tuning(before, tuned)
 
 

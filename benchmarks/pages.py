@@ -8,8 +8,9 @@ from pathlib import Path
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+    """Markdown; a row may be shorter than another."""
+    width = max(len(cells) for cells in (head, *rows))
+    lines = [[*cells, *[""] * (width - len(cells))] for cells in (head, ["---"] * width, *rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
