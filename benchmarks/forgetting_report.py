@@ -246,10 +246,10 @@ def write_tuning(before: Measured, tuned: Mapping[str, Tuned]) -> None:
     draw_tuning(before, tuned)
 
 
-def shown(figure: Mapping[str, float | None], signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    mean = f"{figure['mean']:{sign}.2f}"
-    return mean if figure["low"] is None else f"{mean} [{figure['low']:{sign}.2f}, {figure['high']:{sign}.2f}]"
+def shown(figure: Mapping[str, float | None], *, signed: bool = False, digits: int = 2) -> str:
+    style = f"{'+' * signed}.{digits}f"
+    mean = f"{figure['mean']:{style}}"
+    return mean if figure["low"] is None else f"{mean} [{figure['low']:{style}}, {figure['high']:{style}}]"
 
 
 def draw_frontier(methods: Mapping[str, Mapping[str, Any]]) -> None:
