@@ -21,7 +21,7 @@ from aegis_policy.control.limiter import Limiter
 from aegis_policy.control.limits import AxisLimits, Limits, check_limits
 from aegis_policy.control.plan import Plan
 from aegis_policy.control.safety import SafetyMachine, State
-from aegis_policy.control.scheduler import Scheduler
+from aegis_policy.control.scheduler import Layout, Scheduler
 from aegis_policy.control.space import ActionSpace
 from aegis_policy.control.track import Track
 from aegis_policy.control.watchdog import Timeouts, Watchdog
@@ -37,7 +37,7 @@ class Command:
     Attributes:
         stamp: the tick's time, s.
         position: where to be, m or rad: of a position itself; of a displacement in m the place in the state's
-            coordinates; of one in rad the angle turned since the start; a gripper's command.
+            coordinates; of one in rad the angle turned since the last `reset`; a gripper's command.
         velocity, acceleration: per s and s²; 0 for grippers.
     """
 
@@ -210,12 +210,11 @@ class Controller:
             if wrong := self._scheduler.trouble:
                 self._safety.halt(wrong)
             return layout
-        anchor = self._track.at(layout.start) if layout.anchor is None else layout.anchor
         plan = Plan(
             self._space,
             layout.actions,
             start=layout.start,
-            anchor=anchor,
+            anchor=self._anchor(layout),
             stamp=chunk.stamp,
             behind=layout.behind,
         )
@@ -225,6 +224,22 @@ class Controller:
             return rejection
         self._scheduler.add(plan)
         return None
+
+    def _anchor(self, layout: Layout) -> np.ndarray:
+        """Where a chunk goes on from: inside its limits, and not far from where the robot is commanded to be.
+
+        Else chunks that go on from one another would run away from a robot that its range or its speed holds back, and
+        the way back would take as long, or the next chunk be refused as a jump.
+        """
+        present = self._track.at(layout.start)
+        if layout.anchor is None:
+            return present
+        anchor = layout.anchor.copy()
+        for a, limit in enumerate(self._limits):
+            if isinstance(limit, AxisLimits):
+                inside, reach = np.clip(anchor[a], limit.lower, limit.upper), limit.jump / 2
+                anchor[a] = np.clip(inside, present[a] - reach, present[a] + reach)
+        return anchor
 
     def _check_stamp(self, stamp: float, now: float) -> Rejection | None:
         newest = self._scheduler.newest

@@ -32,7 +32,7 @@ from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 WINDOW = 10
 """Chunks whose delays count for the next one's: the longest of them, so that jitter is allowed for and spikes pass."""
 MOST_LATE = 5
-"""Chunks that may be discarded in a row; then something is wrong that waiting does not cure."""
+"""Chunks that may be discarded before one comes in time; then something is wrong that waiting does not cure."""
 ROUNDING = 1e-4  # steps; clocks that count from 1970 are no finer
 STANDING = {"m": 0.001, "rad": 0.01, "1": 0.1}
 """Displacements per step, and how far a set point changes, up to which a robot stands."""
@@ -89,13 +89,14 @@ class RealTime(Asynchronous):
         self._begin()
 
     def fit(self, info: PolicyInfo) -> None:
+        super().fit(info)
         if not info.max_delay:
             raise ValueError(
                 f"real-time chunking: the policy '{info.model}' cannot go on from actions that are carried out "
                 f"meanwhile (its max_delay is 0); choose another scheduler, such as the asynchronous one"
             )
         self._horizon, self._most, self._step = info.horizon, info.max_delay, 1 / info.control_hz
-        self._displaced = np.array([is_displacement(feature) for feature in info.actions], bool)
+        self._displaced = np.array([is_displacement(feature, info.state) for feature in info.actions], bool)
         self._standing = np.array([STANDING.get(feature.unit, 0.0) for feature in info.actions])
 
     def clear(self) -> None:
@@ -113,7 +114,12 @@ class RealTime(Asynchronous):
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
         going = self._sequence
-        return going is None or now >= going.due(going.observed + self.execute, self._step)
+        if going is None:
+            return True
+        # In time for the answer to be there before the actions are at their end, however many are to be carried out.
+        latest = going.end - ceil(max(self._delays, default=self._first) / self._step - ROUNDING)
+        asks = min(going.observed + self.execute, max(latest, going.taken_over))
+        return now >= going.due(asks, self._step)
 
     def ask(self, stamp: float) -> Pending | None:
         going = self._sequence
@@ -151,7 +157,7 @@ class RealTime(Asynchronous):
         # Displacements go on from where those before them lead, and not from where the robot has got to by now: what
         # the limits hold back of them is made up for, and not lost. And a chunk leads where it says from where it was
         # observed: as far as its beginning differs from what was committed, its first own action makes up for that.
-        fresh, over = np.array(chunk.actions[asked.told :]), asked.at + asked.delay
+        fresh, over = np.array(chunk.actions[asked.told :], np.float64), asked.at + asked.delay
         differs = chunk.actions[: asked.told] - going.between(asked.at, asked.at + asked.told)
         fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)
         steps = (now - going.origin) / self._step
@@ -179,6 +185,6 @@ class RealTime(Asynchronous):
         reason = f"it took {took} actions, and {delay} were committed"
         if self._late >= MOST_LATE:
             self.trouble = (
-                f"chunk: {self._late} in a row came too late: the last took {took} actions, {delay} committed"
+                f"chunk: {self._late} came too late and none in time: the last took {took} actions, {delay} committed"
             )
         return Rejection("late", reason)

@@ -59,8 +59,13 @@ class Scheduler(ABC):
     def newest(self) -> Plan | None:
         return self._plans[-1] if self._plans else None
 
-    def fit(self, info: PolicyInfo) -> None:  # noqa: B027 - most schedulers take any policy
+    def fit(self, info: PolicyInfo) -> None:
         """Get ready for the chunks of a policy. Raises ValueError if it cannot do what this needs."""
+        if self.execute > info.horizon:
+            raise ValueError(
+                f"execute is {self.execute}: a chunk of the policy '{info.model}' has {info.horizon} actions; "
+                "choose at most as many"
+            )
 
     def clear(self) -> None:
         """Forget all chunks."""

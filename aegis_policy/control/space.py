@@ -6,7 +6,8 @@
                                                  name and unit says where the robot is
     displacement    "dx" in m, "drz" in rad      how far to go in the step. In metres, the state's "x" says where the
                                                  robot is. Rotation vectors do not add up to an orientation, so in
-                                                 radians the controller counts from 0 at the start and knows no place
+                                                 radians the controller knows no place: it counts from 0 at the first
+                                                 chunk after a `reset`
     gripper         "gripper", "left_gripper"    any unit; a command that is in force for the step, not a place
 
 Control works on coordinates, one for each action: a position is itself, a displacement is the place it leads to.
@@ -19,7 +20,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from aegis_policy.data.displacements import is_displacement
+from aegis_policy.data.displacements import displaced_by, is_displacement
 from aegis_policy.policy import Feature, PolicyInfo
 
 
@@ -100,12 +101,13 @@ def _dimension(feature: Feature, state: tuple[Feature, ...]) -> Dimension:
             f"action '{feature.name}' has the unit '{feature.unit}': only what is in m or rad can be held to limits of "
             f"speed (and a gripper's command has 'gripper' in its name)"
         )
-    displaced = is_displacement(feature)
+    displaced = is_displacement(feature, state)
     if displaced and feature.unit == "rad":
         return Dimension(feature.name, feature.unit, Kind.DISPLACEMENT, None)
-    place = Feature(feature.name.removeprefix("d") if displaced else feature.name, feature.unit)
+    place = displaced_by(feature) if displaced else feature
     if place not in state:
         raise ValueError(
             f"action '{feature.name}': the state lacks '{place.name}' in {place.unit}, which says where it is"
+            + " (a name that begins with d is a displacement's)" * displaced
         )
     return Dimension(feature.name, feature.unit, Kind.DISPLACEMENT if displaced else Kind.POSITION, state.index(place))

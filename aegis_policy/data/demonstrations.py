@@ -97,7 +97,7 @@ class Demonstrations(Dataset[Sample]):
         self._instruction = np.repeat([number[episode.instruction] for episode in episodes], lengths)
         # Beyond its end a demonstration says: stay there. For displacements that is zero; repeating the last one would
         # teach the arm to go on moving after the job is done. Dimensions that are set points (the gripper) are held.
-        self.displaced = np.array([is_displacement(feature) for feature in self.action_features])
+        self.displaced = np.array([is_displacement(feature, self.state_features) for feature in self.action_features])
         self._images = self._load_images() if len(self) * self._bytes_per_row() <= in_memory else None
 
     def __len__(self) -> int:

@@ -29,9 +29,18 @@ CONVINCING, AHEAD = 0.5, 0.25  # correlation of the other reading; by how much i
 LIKE_STATE, SLOPE = 0.8, (0.4, 2.5)  # correlation with, and metres per metre of, the state itself
 
 
-def is_displacement(feature: Feature) -> bool:
-    """Whether an action is a displacement per step (named d..., in m or rad) and not a set point."""
-    return feature.name.startswith("d") and feature.unit in ("m", "rad")
+def is_displacement(action: Feature, state: Sequence[Feature]) -> bool:
+    """Whether an action is a displacement per step and not a set point: named d..., in m or rad.
+
+    What the state calls by the same name is a set point ("dof_1"), unless the state has what it would displace as well.
+    """
+    named = action.name.startswith("d") and action.unit in ("m", "rad")
+    return named and (action not in state or displaced_by(action) in state)
+
+
+def displaced_by(action: Feature) -> Feature:
+    """The state's dimension that a displacement changes: "x" in m of "dx" in m."""
+    return Feature(action.name.removeprefix("d"), action.unit)
 
 
 def doubt(layout: Layout, episodes: Sequence[Episode]) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from aegis_policy.data.displacements import is_displacement
 from aegis_policy.hand import Hand
 from aegis_policy.policy import Feature
 
@@ -69,7 +68,7 @@ def read_robot_file(path: Path) -> RobotFile:
         raise ValueError(f"{path}: expected one node with '{PARAMETERS}', as in aegis_ros/config, found {len(nodes)}")
     values = _Values(path, dict(_flat(nodes[0][PARAMETERS])))
     names, has_hand = values.names("cameras"), "gripper.joints" in values.found
-    robot = RobotFile(
+    return RobotFile(
         cameras={name: values.text(f"camera.{name}.topic", f"{name}/image_raw") for name in names},
         joints=values.names("arm.joints"),
         hand=_hand(values) if has_hand else None,
@@ -77,12 +76,6 @@ def read_robot_file(path: Path) -> RobotFile:
         image_age=values.number("timeouts.images", 0.5),
         joint_age=values.number("timeouts.joints", 0.1),
     )
-    if wrong := [feature.name for feature in robot.actions if is_displacement(feature)]:
-        raise ValueError(
-            f"{path}: joint '{wrong[0]}': an action whose name begins with d is a displacement here (docs/data.md); "
-            "give the joint another name in the robot's description"
-        )
-    return robot
 
 
 def _hand(values: _Values) -> Hand:

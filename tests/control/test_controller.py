@@ -7,7 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aegis_policy.control import Asynchronous, Command, Controller, State, Synchronous, TemporalEnsemble, Timeouts
+from aegis_policy import ActionChunk
+from aegis_policy.control import (
+    Asynchronous,
+    Command,
+    Controller,
+    RealTime,
+    State,
+    Synchronous,
+    TemporalEnsemble,
+    Timeouts,
+)
 from tests.control.robot import (
     CONTROL_HZ,
     GRIPPER,
@@ -35,6 +45,27 @@ def run(control: Controller, now: float, ticks: int, command: Command | None = N
         if command is not None:
             commands.append(command)
     return now, commands
+
+
+def drive(
+    control: Controller, now: float, seconds: float, command: Command | None = None, *, dx: float
+) -> tuple[float, Command]:
+    """A policy that takes 0.1 s to say: always on in steps of `dx`, and after what is committed."""
+    end, asked = now + seconds, None
+    while now < end:
+        if asked is None and control.wants_chunk(now):
+            asked = now, control.ask(now)
+        now, commands = run(control, now, 1, command)
+        command = commands[-1] if commands else command
+        if asked and now >= asked[0] + 0.1:
+            pending, actions = asked[1], steady(q2=0.5, dx=dx).actions
+            if pending is not None:
+                actions[: pending.delay] = pending.actions[: pending.delay]
+            rejection = control.offer(ActionChunk(actions, asked[0]), now)
+            assert rejection is None or rejection.check == "late"  # by a tick
+            asked = None
+    assert command is not None
+    return now, command
 
 
 def moving(now: float = 0.0, **options) -> tuple[Controller, float, Command]:
@@ -233,18 +264,25 @@ def test_a_robot_outside_its_range_may_come_back_and_go_no_farther():
     assert min(positions) >= 0.2 - 1e-9 and positions[-1] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_what_is_displaced_stays_in_its_box_however_long_it_is_pushed():
-    control = controller(Asynchronous(4), timeouts=replace(TIMEOUTS, chunk=3.0))
+@pytest.mark.parametrize("scheduler", [Asynchronous, RealTime])
+def test_what_is_displaced_stays_in_its_box_however_long_it_is_pushed(scheduler):
+    control = controller(scheduler(4), timeouts=replace(TIMEOUTS, chunk=3.0))
     control.start(0.0)
-    now, command = 0.0, None
-    now, _ = run(control, now, 1)
-    for _ in range(12):
-        control.offer(steady(q2=0.5, dx=0.02, stamp=now), now)
-        now, commands = run(control, now, 20, command)
-        command = commands[-1]
+    now, _ = run(control, 0.0, 1)
+    now, command = drive(control, now, 5.0, dx=0.02)
     assert command.position[2] == pytest.approx(0.7, abs=1e-6)
-    control.offer(steady(q2=0.5, dx=-0.02, stamp=now), now)
-    assert run(control, now, 20, command)[1][-1].position[2] < 0.68  # pushing on has not wound anything up
+    now, command = drive(control, now, 1.0, command, dx=-0.02)
+    assert command.position[2] < 0.66  # pushing on has not wound anything up
+
+
+def test_real_time_chunks_do_not_run_away_from_a_robot_that_its_speed_holds_back():
+    control = controller(RealTime(4), limits=(*LIMITS[:2], replace(LIMITS[2], velocity=0.1), *LIMITS[3:]))
+    control.start(0.0)
+    now, _ = run(control, 0.0, 1)
+    now, command = drive(control, now, 1.5, dx=0.02)  # 0.2 m/s
+    assert command.velocity[2] == pytest.approx(0.1)
+    now, command = drive(control, now, 0.8, command, dx=-0.02)
+    assert command.velocity[2] == pytest.approx(-0.1)
 
 
 def test_every_way_to_schedule_ends_where_the_chunks_say():

@@ -239,7 +239,7 @@ def test_whoever_closes_the_gripper_stands_but_is_told():
     assert offered(0.8, 1.0) is None  # it stands, closed
 
 
-@given(st.floats(0.0, 0.3), st.integers(1, 4), st.sampled_from([0.0, 0.02, 0.04]))
+@given(st.floats(0.0, 0.3), st.integers(1, H), st.sampled_from([0.0, 0.02, 0.04]))
 @settings(max_examples=60, deadline=None)
 def test_a_steady_latency_starves_nobody_and_is_what_is_committed(latency, execute, lag):
     world = Logged(RealTime(execute), lag).run([latency] * 20)
@@ -270,7 +270,7 @@ def test_who_takes_longer_than_there_are_actions_stands_and_goes_on_where_it_sto
     assert any(action is None for action, _ in runs[1:-1])
     assert not world.refused
     actions = [action for action, _ in runs if action is not None]
-    assert actions[: H + 1] == [(0, i) for i in range(H)] + [(1, 4)]
+    assert actions[: H + 1] == [(0, i) for i in range(H)] + [(1, 5)]
 
 
 def test_a_policy_that_is_always_later_than_it_can_be_told_stops_the_robot_and_says_so():
@@ -286,7 +286,10 @@ def test_a_policy_that_is_always_later_than_it_can_be_told_stops_the_robot_and_s
         late += rejection is not None and rejection.check == "late"
         assert pending is None or pending.delay == 1
     assert late == MOST_LATE
-    assert control.state is State.STOPPING and "came too late: the last took 3 actions, 1 committed" in control.reason
+    assert (
+        control.state is State.STOPPING
+        and "came too late and none in time: the last took 3 actions, 1 committed" in control.reason
+    )
 
 
 def test_what_was_not_asked_for_is_refused():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_policy.control import ActionSpace, Asynchronous, Synchronous, TemporalEnsemble
+from aegis_policy.control import ActionSpace, Asynchronous, RealTime, Synchronous, TemporalEnsemble
 from aegis_policy.control.plan import Plan
 from tests.control.robot import GRIPPER, INFO, steady
 
@@ -94,3 +94,6 @@ def test_the_ensemble_is_acts_weighted_mean_of_what_covers_the_instant():
 def test_a_chunk_has_to_be_asked_for_at_least_every_action():
     with pytest.raises(ValueError, match="execute is 0"):
         Asynchronous(0)
+    for scheduler in (Synchronous(9), Asynchronous(9), TemporalEnsemble(9), RealTime(9)):
+        with pytest.raises(ValueError, match="execute is 9: a chunk of the policy 'test' has 8 actions"):
+            scheduler.fit(INFO)

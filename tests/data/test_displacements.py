@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,8 +55,11 @@ SET_POINTS = {
 
 
 def test_names_and_units_say_what_a_displacement_is():
-    assert is_displacement(Feature("dx", "m")) and is_displacement(Feature("drz", "rad"))
-    assert not is_displacement(Feature("gripper", "1")) and not is_displacement(Feature("joint_1", "rad"))
+    x, dx, joint = Feature("x", "m"), Feature("dx", "m"), Feature("dof_1", "rad")
+    assert is_displacement(dx, [x]) and is_displacement(Feature("drz", "rad"), [x])
+    assert not is_displacement(Feature("gripper", "1"), [x]) and not is_displacement(Feature("joint_1", "rad"), [x])
+    assert not is_displacement(joint, [joint]) and is_displacement(joint, [replace(joint, unit="m")])
+    assert is_displacement(dx, [x, dx])  # a state that tells the last action too
 
 
 @settings(max_examples=40, deadline=None)
