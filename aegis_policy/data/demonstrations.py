@@ -5,6 +5,8 @@ What the files look like is the business of the sources, see `aegis_policy.data.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,30 +21,38 @@ from aegis_policy.data.normalize import Moments, Normalization, NormStats
 from aegis_policy.data.source import open_source
 from aegis_policy.policy import Camera
 
-IN_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-"""Bytes of images that are held in memory, half of what the machine has; more are read as they are needed, slowly."""
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""How much memory a container may have, in cgroup 2 and 1; no number where there is no limit."""
+
+
+def half_of_memory() -> int:
+    """Bytes, of what this machine or container has; shared out among torchrun's processes on it."""
+    limits = [path.read_text().strip() for path in CGROUP_LIMITS if path.is_file()]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    least = min([machine, *(int(limit) for limit in limits if limit.isdecimal())])
+    return least // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 class Samples(NamedTuple):
     """B samples in SI units.
 
     Attributes:
-        images: uint8 [B, K, H, W, 3], in the order of `Demonstrations.cameras`.
+        images: of each camera uint8 [B, H, W, 3], in the order of `Demonstrations.cameras`.
         state: float32 [B, S].
         actions: float32 [B, H, A], the action of this step and the H - 1 that follow.
         instruction: int [B], index into `Demonstrations.instructions`.
     """
 
-    images: np.ndarray
+    images: list[np.ndarray]
     state: np.ndarray
     actions: np.ndarray
     instruction: np.ndarray
 
 
 class Sample(NamedTuple):
-    """One sample, in SI units: images uint8 [K, H, W, 3], state [S], actions [H, A], instruction."""
+    """One sample, in SI units: of each camera an image uint8 [H, W, 3], state [S], actions [H, A], instruction."""
 
-    images: np.ndarray
+    images: list[np.ndarray]
     state: np.ndarray
     actions: np.ndarray
     instruction: str
@@ -55,7 +65,8 @@ class Demonstrations(Dataset[Sample]):
         paths: robomimic-layout HDF5 files and LeRobot folders with the same cameras, features and control rate.
         horizon: H, actions in a chunk.
         cameras: which images, in which order; all of them, sorted by name, when None.
-        in_memory: bytes of images to hold in memory at most.
+        in_memory: bytes of images to hold in memory at most, else they are read as they are needed, slowly; as
+            `half_of_memory` when None.
 
     Raises:
         ValueError: a file cannot be read or does not fit; says which file, demonstration and row, and what is wrong.
@@ -66,7 +77,7 @@ class Demonstrations(Dataset[Sample]):
         paths: Sequence[str | Path],
         horizon: int,
         cameras: Sequence[str] | None = None,
-        in_memory: int = IN_MEMORY,
+        in_memory: int | None = None,
     ):
         if not paths:
             raise ValueError("no demonstration file given")
@@ -81,7 +92,8 @@ class Demonstrations(Dataset[Sample]):
         self.control_hz = layout.control_hz
 
         episodes = [episode for source in self._sources for episode in source.episodes]
-        warn_of_doubtful(layout, episodes)
+        for source in self._sources:  # each by itself: among many, a few would not be noticed
+            warn_of_doubtful(source)
         self.instructions = sorted({episode.instruction for episode in episodes})
         self.state = np.concatenate([episode.state for episode in episodes])
         self.actions = np.concatenate([episode.actions for episode in episodes])
@@ -98,7 +110,8 @@ class Demonstrations(Dataset[Sample]):
         # Beyond its end a demonstration says: stay there. For displacements that is zero; repeating the last one would
         # teach the arm to go on moving after the job is done. Dimensions that are set points (the gripper) are held.
         self.displaced = np.array([is_displacement(feature, self.state_features) for feature in self.action_features])
-        self._images = self._load_images() if len(self) * self._bytes_per_row() <= in_memory else None
+        room = half_of_memory() if in_memory is None else in_memory
+        self._images = self._load_images() if len(self) * self._bytes_per_row() <= room else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -107,14 +120,14 @@ class Demonstrations(Dataset[Sample]):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a dataset of {len(self)}")
         images, state, actions, instruction = self.gather(np.array([row]))
-        return Sample(images[0], state[0], actions[0], self.instructions[instruction[0]])
+        return Sample([each[0] for each in images], state[0], actions[0], self.instructions[instruction[0]])
 
     def gather(self, rows: np.ndarray) -> Samples:
         """The samples of rows [B]."""
         if self._images is None:
-            images = np.stack([self._read_images(row) for row in rows])
+            images = [np.stack([self._read_image(row, camera.name) for row in rows]) for camera in self.cameras]
         else:
-            images = np.stack([stored[rows] for stored in self._images], axis=1)
+            images = [stored[rows] for stored in self._images]
         return Samples(images, self.state[rows], self._chunks(self.actions, rows), self._instruction[rows])
 
     def executed(self, rows: np.ndarray) -> np.ndarray:
@@ -140,6 +153,13 @@ class Demonstrations(Dataset[Sample]):
         """Rows of each of `paths`, which follow one another."""
         return [sum(len(episode.actions) for episode in source.episodes) for source in self._sources]
 
+    def digest(self) -> str:
+        """SHA-256 of all that is learned from but the images: another one is another training."""
+        found = hashlib.sha256(json.dumps([self._starts.tolist(), self.instructions]).encode())
+        for table in (self.state, self.actions, self._executed, self._instruction):
+            found.update(np.ascontiguousarray(table).tobytes())
+        return found.hexdigest()
+
     @property
     def episodes(self) -> int:
         return len(self._places)
@@ -156,7 +176,7 @@ class Demonstrations(Dataset[Sample]):
                 stored[start:end] = source.images(number, camera.name, slice(0, int(end - start)))
         return images
 
-    def _read_images(self, row: int) -> np.ndarray:
+    def _read_image(self, row: int, camera: str) -> np.ndarray:
         source, number = self._places[self._episode[row]]
         step = int(row - self._starts[self._episode[row]])
-        return np.stack([source.images(number, camera.name, slice(step, step + 1))[0] for camera in self.cameras])
+        return source.images(number, camera, slice(step, step + 1))[0]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aegis_policy.data.source import Episode, Layout
+from aegis_policy.data.source import Episode, Layout, Source
 from aegis_policy.policy import Feature
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,10 @@ def doubt(layout: Layout, episodes: Sequence[Episode]) -> str | None:
     return None
 
 
-def warn_of_doubtful(layout: Layout, episodes: Sequence[Episode]) -> None:
+def warn_of_doubtful(source: Source) -> None:
     """Log what `doubt` says, if anything."""
-    if reason := doubt(layout, episodes):
-        log.warning("%s ('aegis data inspect' refuses this data)", reason)
+    if reason := doubt(source.layout, source.episodes):
+        log.warning("%s: %s ('aegis data inspect' refuses this data)", source.path, reason)
 
 
 def _pairs(layout: Layout) -> list[tuple[int, int]]:

@@ -93,11 +93,12 @@ def _layout(path: Path, data: h5py.Group, cameras: Sequence[str] | None) -> Layo
     if not (np.isfinite(rate) and rate > 0):
         raise ValueError(f"{path}: control_hz is {rate}, expected actions per second")
     state, actions = (_features(path, name, data.attrs[name]) for name in ("state_features", "action_features"))
-    first = next((data[name] for name in sorted(data, key=_natural)), None)
-    if first is None:
+    if not len(data):
         raise ValueError(f"{path}: no demonstration inside")
-    observed = first.get("obs", {})
-    found = {name.removesuffix(IMAGE): tuple(observed[name].shape[1:3]) for name in observed if name.endswith(IMAGE)}
+    found: dict[str, tuple[int, int]] = {}
+    for demo in sorted(data, key=_natural, reverse=True):  # the first one has the last word on sizes
+        observed = data[demo].get("obs", {})
+        found |= {name.removesuffix(IMAGE): observed[name].shape[1:3] for name in observed if name.endswith(IMAGE)}
     return Layout(choose_cameras(path, found, cameras), state, actions, rate)
 
 

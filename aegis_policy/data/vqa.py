@@ -7,7 +7,7 @@ pixel shows, 0 for none) and `questions`, a JSON list of [text, answer, family] 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,19 +63,36 @@ class VQASet:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with h5py.File(self.path, "r") as file:
-            for name in ("images", "questions"):
-                if name not in file:
-                    raise ValueError(f"{path}: not a question set: '{name}' is missing (has {sorted(file)})")
-            self.cameras = sorted(file["images"])  # front before wrist
-            self.images = {name: file["images"][name][:] for name in self.cameras}
-            self.labels = {name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {}
-            rows = [json.loads(row) for row in file["questions"].asstr()[:]]
-            self.legend = Legend(*(tuple(map(str, file.attrs.get(key, ()))) for key in Legend._fields))
-        self.questions = [[Question(*entry) for entry in row] for row in rows]
+        try:
+            with h5py.File(self.path, "r") as file:
+                self._read(file)
+        except OSError as error:
+            if not self.path.exists():
+                raise
+            raise ValueError(f"{path}: not a whole HDF5 file: {error}") from error
         for name, images in (self.images | self.labels).items():
             if len(images) != len(self.questions):
                 raise ValueError(f"{path}: {len(images)} images of '{name}' but {len(self.questions)} question lists")
+
+    def _read(self, file: h5py.File) -> None:
+        for name in ("images", "questions"):
+            if name not in file:
+                raise ValueError(f"{self.path}: not a question set: '{name}' is missing (has {sorted(file)})")
+        self.cameras = sorted(file["images"])  # front before wrist
+        self.images = {name: file["images"][name][:] for name in self.cameras}
+        for name, images in self.images.items():
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+                found = f"{images.dtype}{list(images.shape)}"
+                raise ValueError(f"{self.path}: images of '{name}' are {found}, expected uint8 [N, H, W, 3]")
+        self.labels = {name: file["labels"][name][:] for name in file["labels"]} if "labels" in file else {}
+        self.legend = Legend(*(tuple(map(str, file.attrs.get(key, ()))) for key in Legend._fields))
+        try:
+            rows = [json.loads(row) for row in file["questions"].asstr()[:]]
+            self.questions = [[Question(*map(str, entry)) for entry in row] for row in rows]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: 'questions' are not JSON lists of [text, answer, family]: {error}"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -97,6 +114,9 @@ class VQASet:
 
         Args:
             cameras: which images a question is asked about; the first camera alone when None.
+
+        Raises:
+            ValueError: there is no question whose answer counts.
         """
         rng = np.random.default_rng(seed)
         by_family: dict[str, list[tuple[int, Question]]] = {}
@@ -104,6 +124,8 @@ class VQASet:
             for question in questions:
                 if question.family != UNSCORED:
                     by_family.setdefault(question.family, []).append((row, question))
+        if not by_family:
+            raise ValueError(f"{self.path}: no question whose answer counts")
         chosen: list[tuple[int, Question]] = []
         families = sorted(by_family, key=lambda family: len(by_family[family]))
         for left, family in zip(range(len(families), 0, -1), families, strict=True):
@@ -112,3 +134,17 @@ class VQASet:
             chosen += [pool[i] for i in sorted(rng.choice(len(pool), share, replace=False))]
         names = cameras or self.cameras[:1]
         return [Sample(self.stack(np.array([row]), names)[0], question) for row, question in chosen]
+
+
+def open_sets(paths: Sequence[str | Path]) -> dict[str, VQASet]:
+    """Question sets by the name of their file, by which they are measured and shown.
+
+    Raises:
+        ValueError: two have the same name, or what `VQASet` refuses.
+    """
+    sets: dict[str, VQASet] = {}
+    for path in map(Path, paths):
+        if path.stem in sets:
+            raise ValueError(f"{path}: has the same name as {sets[path.stem].path}; rename one, they are told by name")
+        sets[path.stem] = VQASet(path)
+    return sets

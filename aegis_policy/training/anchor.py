@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -142,7 +141,7 @@ def _prefixes(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for start in tqdm(range(0, len(samples), size), desc="anchor", unit="batch"):
         batch = samples[start : start + size]
-        images = processor.images(np.stack([sample.images for sample in batch]))
+        images = torch.stack([processor.images(sample.images) for sample in batch])  # sets may differ in size
         yield images, *processor.prompt([sample.question.text for sample in batch])
 
 

@@ -21,6 +21,7 @@ from aegis_policy.model.policy import Begun, sample_time
 from aegis_policy.model.processor import Processor
 from aegis_policy.training.methods import Asked, Batch
 from aegis_policy.training.order import Order
+from aegis_policy.training.vqa_eval import check_answers
 
 GAIN, SHIFT = 0.1, 0.05
 """Deviations of an image's random contrast and brightness, where images span [-1, 1]."""
@@ -78,7 +79,7 @@ class Batches:
         generator, ours = _generator(self.seed, step), slice(part, None, parts)
         rows = self.rows(step)[ours]
         images, state, actions, instruction = self.dataset.gather(rows)
-        pixels = self.processor.images(images)
+        pixels = torch.stack([self.processor.images(each) for each in images], dim=1)  # (B, K, 3, S, S)
         if self.augment:
             gain, shift = brightness(self.batch_size, pixels.shape[1], generator)
             pixels = vary(pixels, gain[ours], shift[ours])
@@ -124,6 +125,7 @@ class Replay:
 
     def __init__(self, paths: Sequence[str], processor: Processor, image_tokens: int, count: int, seed: int):
         self.sets = [(source, _scored(source)) for source in map(VQASet, paths)]
+        check_answers((source for source, _ in self.sets), processor)
         self.processor, self.image_tokens, self.count, self.seed = processor, image_tokens, count, seed
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Asked:
@@ -137,8 +139,9 @@ class Replay:
             chosen.append((source, row))
         gain, shift = brightness(self.count, 1, _generator(self.seed, step))
         ours = slice(part, None, parts)
-        pictures = np.stack([source.stack(np.array([row]), source.cameras[:1])[0] for source, row in chosen[ours]])
-        pixels = vary(self.processor.images(pictures), gain[ours], shift[ours])
+        pictures = [source.stack(np.array([row]), source.cameras[:1])[0] for source, row in chosen[ours]]
+        pixels = torch.stack([self.processor.images(picture) for picture in pictures])  # sets may differ in size
+        pixels = vary(pixels, gain[ours], shift[ours])
         return Asked(pixels, pack(rows[ours], self.processor, self.image_tokens))
 
 

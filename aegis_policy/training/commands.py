@@ -35,7 +35,7 @@ def pretrain(
         raise ValueError("--resume goes on with the recipe in DIR/train_config.json: give no other option with it")
     folder = resume or output
     if folder is None:
-        raise ValueError("where to? name a training folder with --output, or one to go on with with --resume")
+        raise ValueError("where to? name a training folder with --output, or one to go on with, by --resume")
     from aegis_policy.training.pretrain import pretrain as run
 
     config = replace(
@@ -70,6 +70,7 @@ def anchor(
 
     from aegis_policy.model.checkpoint import load_backbone
     from aegis_policy.training.anchor import anchor_of_sets
+    from aegis_policy.training.device import default_device
 
     torch.set_num_threads(threads)
     sets = vqa or _shipped_questions()
@@ -78,7 +79,7 @@ def anchor(
             "no question set: name at least one file with --vqa ('aegis record --task questions' makes one)"
         )
     backbone, processor = load_backbone(checkpoint)
-    result = anchor_of_sets(backbone, processor, sets, questions, seed)
+    result = anchor_of_sets(backbone.to(default_device()), processor, sets, questions, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     result.save(output)
     log.info("wrote %s: %d layers, %d channels, %d tokens", output, *result.mean.shape, result.tokens)
@@ -108,7 +109,7 @@ def train(
         _print_once(go_on(resume))
         return
     if output is None:
-        raise ValueError("where to? name a training folder with --output, or one to go on with with --resume")
+        raise ValueError("where to? name a training folder with --output, or one to go on with, by --resume")
     from aegis_policy.training.train import train as run
 
     config = replace(

@@ -34,7 +34,7 @@ from aegis_policy.training.config import PretrainConfig
 from aegis_policy.training.device import autocast, default_device
 from aegis_policy.training.grounding import GroundingHead, Named, Names
 from aegis_policy.training.patches import Patches, PatchHeads
-from aegis_policy.training.vqa_eval import VQAScore, score
+from aegis_policy.training.vqa_eval import VQAScore, check_answers, held_out, score
 
 FAMILY_WEIGHTS = {"count": 2.0, "left": 3.0, "what-left": 2.5, "where": 2.0, "exists": 1.5, "held": 8.0, "point": 1.5}
 """How much more often the hard families are asked in training (1 for the others)."""
@@ -138,9 +138,10 @@ class Pretrainer:
         self.config, self.output, self.device = config, output, default_device()
         self.done, self._metrics = 0, ""
         sets = [VQASet(path) for path in config.vqa]
-        self.samples = {Path(path).stem: VQASet(path).samples(config.holdout_questions) for path in config.holdout}
         source = config.checkpoint if resume is None else str(resume / state.MODEL)
         self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
+        check_answers(sets, self.processor)
+        self.samples = held_out(config.holdout, self.processor, config.holdout_questions)
         self.backbone.to(self.device).train()
         legend = _one_legend(sets)
         self.names = Names(self.processor.tokenizer, legend)

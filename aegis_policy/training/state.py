@@ -90,14 +90,30 @@ def moments(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Para
     }
 
 
-def save_training_state(folder: Path, step: int, optimizer: dict[str, Tensor], **others: dict[str, Tensor]) -> None:
-    """Write the number of steps done, the optimizer's `moments`, and whatever else has a state that is not empty."""
+def save_training_state(
+    folder: Path, step: int, optimizer: dict[str, Tensor], data: str = "", **others: dict[str, Tensor]
+) -> None:
+    """Write the number of steps done, the optimizer's `moments`, and whatever else has a state that is not empty.
+
+    Args:
+        data: a digest of what is learned from, for `check_data`.
+    """
     folder.mkdir(parents=True)
     for name, tensors in {"optimizer": optimizer, **others}.items():
         if tensors or name == "optimizer":
             stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_file(stored, folder / f"{name}.safetensors")
-    (folder / _PROGRESS).write_text(json.dumps({"step": step}) + "\n")
+    (folder / _PROGRESS).write_text(json.dumps({"step": step, "data": data}) + "\n")
+
+
+def check_data(folder: Path, data: str) -> None:
+    """Raise ValueError if the run that saved its state here learned from something else than `data` is a digest of."""
+    begun = json.loads((folder / _PROGRESS).read_text()).get("data")
+    if begun and begun != data:  # runs of earlier versions do not say
+        raise ValueError(
+            f"{folder.parents[2]}: the demonstrations are not those that this run began with: put them back, or start "
+            f"a new run from its newest checkpoint (--checkpoint)"
+        )
 
 
 def load_other_state(folder: Path, name: str) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from transformers import PaliGemmaForConditionalGeneration
 
 from aegis_policy.data.demonstrations import Demonstrations
-from aegis_policy.data.vqa import VQASet
 from aegis_policy.model import checkpoint as checkpoints
 from aegis_policy.model.checkpoint import Checkpoint
 from aegis_policy.model.policy import AegisPolicy
@@ -41,7 +40,7 @@ from aegis_policy.training.metrics import Metrics
 from aegis_policy.training.prefetch import prefetched
 from aegis_policy.training.recompute import recompute_layers
 from aegis_policy.training.shards import free, full, shard, whole
-from aegis_policy.training.vqa_eval import score
+from aegis_policy.training.vqa_eval import held_out, score
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +134,13 @@ class Trainer:
         self.config, self.output, self.device = config, output, default_device()
         dataset = Demonstrations(config.dataset, config.horizon)
         source = config.checkpoint if resume is None else resume / state.MODEL
-        self.start = self._start(source, dataset, output.resolve().name)
-        dataset.horizon = self.start.info.horizon
+        told = tuple(dataset.instructions) if resume is None else ()  # what was begun knows its own
+        self.start = self._start(source, dataset, output.resolve().name, told)
+        dataset.horizon, self.data = self.start.info.horizon, dataset.digest()
         _warn_of_unknown_words(self.start.processor, dataset.instructions)
         self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
-        self.samples = {Path(path).stem: VQASet(path).samples(config.vqa_questions) for path in config.vqa}
+        measured = config.vqa if config.eval_every else ()
+        self.samples = held_out(measured, self.start.processor, config.vqa_questions)
         self.policy = self.start.policy.to(self.device).train()
         self.method = make_method(config, self.policy, Given(self.anchor, self._before()))
         if resume is not None:
@@ -173,10 +174,13 @@ class Trainer:
         if resume is not None:
             if self.average is not None:
                 self.average.load(state.load_other_state(resume / state.STATE, "ema"))
+            state.check_data(resume / state.STATE, self.data)
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, self.trained.items())
         self.metrics = Metrics(output, "" if resume is None else (resume / state.MODEL / state.METRICS).read_text())
 
-    def _start(self, source: str | Path | None, dataset: Demonstrations, name: str) -> Checkpoint:
+    def _start(
+        self, source: str | Path | None, dataset: Demonstrations, name: str, instructions: tuple[str, ...]
+    ) -> Checkpoint:
         info = PolicyInfo(
             model=name,
             cameras=tuple(dataset.cameras),
@@ -184,7 +188,7 @@ class Trainer:
             actions=dataset.action_features,
             horizon=self.config.horizon,
             control_hz=dataset.control_hz,
-            instructions=tuple(dataset.instructions),
+            instructions=instructions,
             checkpoint="",
         )
         fresh = dataset.norm_stats(self.config.normalization or "mean-std")
@@ -303,7 +307,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """VQA on the hold-out sets, of the average where there is one; every process, as all have to gather weights."""
-        if not self.samples or not self.config.eval_every:
+        if not self.samples:
             return
         with autocast(self.device), self.average.in_place() if self.average else nullcontext():
             scores = {name: score(self.policy, self.start.processor, each) for name, each in self.samples.items()}
@@ -319,7 +323,7 @@ class Trainer:
 
         def fill(folder: Path) -> None:
             self._fill(folder / state.MODEL, weights)
-            state.save_training_state(folder / state.STATE, self.done, moments, **others)
+            state.save_training_state(folder / state.STATE, self.done, moments, self.data, **others)
 
         if world.is_first():
             state.write_checkpoint(self.output, self.done, fill, self.config.keep)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from aegis_policy.data.packing import IGNORE, pack
-from aegis_policy.data.vqa import Sample
+from aegis_policy.data.vqa import UNSCORED, Sample, VQASet, open_sets
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.processor import Processor
 
@@ -24,6 +25,33 @@ class VQAScore:
     cross_entropy: float
     families: dict[str, float]
     n: int
+
+
+def held_out(paths: Sequence[str | Path], processor: Processor, count: int) -> dict[str, list[Sample]]:
+    """`count` questions of each set, the same ones every time, by the name of its file.
+
+    Raises:
+        ValueError: what `open_sets`, `VQASet.samples` and `check_answers` refuse.
+    """
+    sets = open_sets(paths)
+    check_answers(sets.values(), processor)
+    return {name: each.samples(count) for name, each in sets.items()}
+
+
+def check_answers(sets: Iterable[VQASet], processor: Processor) -> None:
+    """Refuse answers that the tokenizer has no words for: all of them would be one and the same.
+
+    Raises:
+        ValueError: says which set, and one of the answers.
+    """
+    unknown = processor.tokenizer.unk_token_id
+    for each in sets:
+        answers = {question.answer for row in each.questions for question in row if question.family != UNSCORED}
+        if unread := sorted(answer for answer in answers if unknown in processor.answer_ids(answer)):
+            raise ValueError(
+                f"{each.path}: the tokenizer has no word for '{unread[0]}', one of {len(unread)} answers: take a VLM "
+                f"that has, or questions that it can answer"
+            )
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def test_from_the_bag_to_what_is_trained_on(tmp_path: Path, storage: str) -> Non
         np.testing.assert_allclose(demonstrations.state[rows, 2], np.where(half, 0.03, 0.08), rtol=1e-6)  # both fingers
         told = (np.arange(count) + 1) / 10 >= count / 20
         np.testing.assert_array_equal(demonstrations.actions[rows, 2], told)
-    front, wrist = (demonstrations.gather(np.arange(20)).images[:, i].astype(int) for i in range(2))
+    front, wrist = (demonstrations.gather(np.arange(20)).images[i].astype(int) for i in range(2))
     np.testing.assert_array_equal(front, [picture(3 * i) for i in range(20)])  # 30 Hz, raw
     newest = [picture(int(2.5 * i)).astype(int) for i in range(20)]  # 25 Hz, JPEG
     assert np.abs(wrist - newest).max() < 12 and np.abs(wrist - newest).mean() < 3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aegis_policy import Camera, Feature
-from aegis_policy.data.demonstrations import Demonstrations
+from aegis_policy.data.demonstrations import Demonstrations, half_of_memory
 from tests.training.tiny import SIZE, write_demonstrations
 
 
@@ -67,18 +67,59 @@ def test_what_was_executed_instead_is_read_where_a_file_tells(path, tmp_path):
 
 def test_gathering_from_memory_and_from_the_file_is_the_same(path):
     rows = np.random.default_rng(0).integers(0, 50, 20)
-    for a, b in zip(
-        Demonstrations([path], 3).gather(rows), Demonstrations([path], 3, in_memory=0).gather(rows), strict=True
-    ):
+    held, read = (Demonstrations([path], 3, in_memory=size).gather(rows) for size in (2**30, 0))
+    for a, b in zip((*held.images, *held[1:]), (*read.images, *read[1:]), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_half_of_a_containers_memory_is_shared_by_the_processes_in_it(monkeypatch, tmp_path):
+    limit, none = tmp_path / "memory.max", tmp_path / "unlimited"
+    limit.write_text(f"{2**30}\n")
+    none.write_text("max\n")
+    monkeypatch.setattr("aegis_policy.data.demonstrations.CGROUP_LIMITS", (none, tmp_path / "missing"))
+    assert half_of_memory() > 2**29
+    monkeypatch.setattr("aegis_policy.data.demonstrations.CGROUP_LIMITS", (none, limit))
+    assert half_of_memory() == 2**29
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert half_of_memory() == 2**27
+
+
+def test_cameras_may_differ_in_size(path):
+    def shorten(data):
+        for demo in data.values():
+            small = demo["obs/wrist_image"][:, :8, :12]
+            del demo["obs/wrist_image"]
+            demo["obs/wrist_image"] = small
+
+    edit(path, shorten)
+    for in_memory in (0, 2**30):
+        dataset = Demonstrations([path], 3, in_memory=in_memory)
+        assert dataset.cameras == [Camera("front", SIZE, SIZE), Camera("wrist", 8, 12)]
+        front, wrist = dataset.gather(np.array([3, 40])).images
+        assert front.shape == (2, SIZE, SIZE, 3) and wrist.shape == (2, 8, 12, 3)
+
+
+def test_a_bad_data_set_is_named_however_many_good_ones_it_comes_with(tmp_path, caplog):
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{name}.hdf5" for name in ("good", "better", "bad")]
+    for seed, place in enumerate(paths):
+        write_demonstrations(place, episodes=20, seed=seed)
+        with h5py.File(place, "r+") as file:
+            for demo in file["data"].values():
+                moves = 0.01 * rng.normal(size=(len(demo["actions"]), 2)).cumsum(axis=0).astype(np.float32)
+                demo["obs/state"][:, :2] = np.cumsum(moves, axis=0) - moves
+                demo["actions"][:, :2] = np.diff(moves, axis=0, prepend=0) if place.stem == "bad" else moves
+    Demonstrations(paths, 3)
+    doubted = [record.getMessage() for record in caplog.records if "differenced again" in record.getMessage()]
+    assert len(doubted) == 1 and doubted[0].startswith(str(paths[2]))
 
 
 def test_several_files_are_one_dataset(path, tmp_path):
     other = write_demonstrations(tmp_path / "more.hdf5", episodes=2, seed=1)
     first, second, both = (Demonstrations(paths, 3) for paths in ([path], [other], [path, other]))
     assert len(both) == len(first) + len(second)
-    np.testing.assert_array_equal(both[len(first)].images, second[0].images)
+    for ours, theirs in zip(both[len(first)].images, second[0].images, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_knows_what_a_policy_must_know(path):
@@ -86,7 +127,7 @@ def test_knows_what_a_policy_must_know(path):
     assert dataset.cameras == [Camera("front", SIZE, SIZE), Camera("wrist", SIZE, SIZE)]
     assert dataset.state_features[2] == Feature("opening", "m") and dataset.control_hz == 10
     assert dataset.instructions == ["pick up the blue cube", "pick up the green cube", "pick up the red cube"]
-    assert Demonstrations([path], 3, cameras=["wrist"])[0].images.shape == (1, SIZE, SIZE, 3)
+    assert Demonstrations([path], 3, cameras=["wrist"])[0].images[0].shape == (SIZE, SIZE, 3)
     stats = dataset.norm_stats()
     np.testing.assert_allclose(stats.actions.mean, dataset.actions.mean(0), rtol=1e-5)
     assert len(stats.state.std) == 3

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aegis_policy.data.vqa import Legend, VQASet
+from aegis_policy.data.vqa import Legend, VQASet, open_sets
 
 IMAGES = 30
 
@@ -81,3 +81,40 @@ def test_a_file_that_is_no_question_set_is_refused(path, tmp_path):
         file.create_dataset("questions", data=whole["questions"].asstr()[:], dtype=h5py.string_dtype())
     with pytest.raises(ValueError, match="29 images of 'front' but 30 question lists"):
         VQASet(tmp_path / "short.hdf5")
+    (tmp_path / "cut.hdf5").write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cut\.hdf5: not a whole HDF5 file"):
+        VQASet(tmp_path / "cut.hdf5")
+    with pytest.raises(FileNotFoundError, match=r"none\.hdf5"):
+        VQASet(tmp_path / "none.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rows", "message"),
+    [
+        (np.zeros((2, 4, 5, 3), np.float32), [[["what?", "it", "any"]]] * 2, r"'front' are float32\[2, 4, 5, 3\], exp"),
+        (np.zeros((2, 4, 5), np.uint8), [[["what?", "it", "any"]]] * 2, r"'front' are uint8\[2, 4, 5\], expected"),
+        (np.zeros((2, 4, 5, 3), np.uint8), [[["what?", "it"]]] * 2, r"not JSON lists of \[text, answer, family\]"),
+        (np.zeros((2, 4, 5, 3), np.uint8), [3, 4], r"not JSON lists of \[text, answer, family\]"),
+    ],
+)
+def test_pictures_and_questions_of_another_form_are_refused(tmp_path, pixels, rows, message):
+    with h5py.File(tmp_path / "set.hdf5", "w") as file:
+        file["images/front"] = pixels
+        file.create_dataset("questions", data=[json.dumps(row) for row in rows], dtype=h5py.string_dtype())
+    with pytest.raises(ValueError, match=message):
+        VQASet(tmp_path / "set.hdf5")
+
+
+def test_a_set_of_points_alone_has_nothing_to_be_measured_by(path, tmp_path):
+    with h5py.File(path) as whole, h5py.File(tmp_path / "points.hdf5", "w") as file:
+        file["images/front"] = whole["images/front"][:1]
+        rows = [json.dumps([["point to it", "<loc0016>", "point"]])]
+        file.create_dataset("questions", data=rows, dtype=h5py.string_dtype())
+    with pytest.raises(ValueError, match=r"points\.hdf5: no question whose answer counts"):
+        VQASet(tmp_path / "points.hdf5").samples(5)
+
+
+def test_two_sets_of_one_name_are_refused(path, tmp_path):
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"set\.hdf5: has the same name as .*set\.hdf5"):
+        open_sets([path, tmp_path / path.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,12 @@ import pytest
 import torch
 
 from aegis_policy.data.convert import convert
-from aegis_policy.model.checkpoint import load_backbone
+from aegis_policy.model.checkpoint import load, load_backbone
 from aegis_policy.model.processor import Processor, word_tokenizer
 from aegis_policy.training.anchor import Anchor, anchor_of_sets
 from aegis_policy.training.config import TrainConfig
 from aegis_policy.training.train import resume, train
-from tests.training.tiny import SIZE, write_demonstrations
+from tests.training.tiny import SIZE, write_demonstrations, write_questions
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,10 @@ def one_camera_missing(data):
     del data["demo_5/obs/wrist_image"]
 
 
+def the_first_has_one_camera_less(data):
+    del data["demo_0/obs/wrist_image"]
+
+
 def no_camera(data):
     for demo in data.values():
         del demo["obs/wrist_image"], demo["obs/front_image"]
@@ -79,6 +84,7 @@ def no_rate(data):
         (no_number, r"pick\.hdf5: demo_3: 'obs/state', row 2: not a finite number"),
         (an_infinite_action, r"pick\.hdf5: demo_1: 'actions', row 0: not a finite number"),
         (one_camera_missing, r"pick\.hdf5: demo_5: no 'obs/wrist_image'; other demonstrations have that camera"),
+        (the_first_has_one_camera_less, r"pick\.hdf5: demo_0: no 'obs/wrist_image'; other demonstrations have"),
         (no_camera, r"pick\.hdf5: no images of camera any name"),
         (no_rate, r"pick\.hdf5: control_hz is nan, expected actions per second"),
     ],
@@ -186,6 +192,36 @@ def test_an_anchor_of_another_backbone_of_the_same_sizes(recipe, vlm, demonstrat
     train(replace(anchored, checkpoint=str(policy), anchor=str(vlms)), tmp_path / "tuned without an anchor")
 
 
+def test_answers_that_the_tokenizer_has_no_word_for(recipe, demonstrations, tmp_path):
+    """All of them would be the same one, learned and counted as right."""
+    path = write_questions(tmp_path / "capitals.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["questions"][3] = json.dumps([["what colour is the cube", "paris", "capital"]])
+    asks = replace(recipe, dataset=(str(demonstrations),), vqa=(str(path),), eval_every=1)
+    message = r"capitals\.hdf5: the tokenizer has no word for 'paris', one of 1 answers"
+    refused(tmp_path, message, lambda: train(asks, tmp_path / "run"))
+    learns = replace(asks, vqa=(), method="co-train", replay=(str(path),), replay_share=0.5)
+    refused(tmp_path, message, lambda: train(learns, tmp_path / "run"))
+    train(replace(asks, eval_every=0), tmp_path / "never asked")
+
+
+def test_cameras_and_replayed_pictures_of_different_sizes_are_no_bad_input(recipe, tmp_path):
+    path, questions = write_demonstrations(tmp_path / "pick.hdf5"), tmp_path / "small.hdf5"
+    write_questions(tmp_path / "large.hdf5")
+    write_questions(questions)
+    with h5py.File(path, "r+") as file, h5py.File(questions, "r+") as small:
+        for group, name in (
+            *((demo["obs"], "wrist_image") for demo in file["data"].values()),
+            (small["images"], "front"),
+        ):
+            less = group[name][:, :8, :12]
+            del group[name]
+            group[name] = less
+    replayed = replace(recipe, method="co-train", batch_size=8, replay=(str(questions), str(tmp_path / "large.hdf5")))
+    made = load(train(replace(replayed, dataset=(str(path),), replay_share=0.5), tmp_path / "run"))
+    assert [(camera.height, camera.width) for camera in made.info.cameras] == [(SIZE, SIZE), (8, 12)]
+
+
 def test_a_normalization_that_the_policy_does_not_have(recipe, policy, demonstrations, tmp_path):
     other = replace(recipe, dataset=(str(demonstrations),), checkpoint=str(policy), normalization="quantiles")
     message = "--normalization quantiles: the start is a policy, which keeps its own, mean-std"
@@ -205,6 +241,17 @@ def test_a_normalization_that_the_policy_does_not_have(recipe, policy, demonstra
 def test_bad_weights(recipe, demonstrations, tmp_path, weights, message):
     mixture = replace(recipe, dataset=(str(demonstrations),) * 2, dataset_weights=weights)
     refused(tmp_path, message, lambda: train(mixture, tmp_path / "run"))
+
+
+def test_other_demonstrations_than_a_run_began_with(recipe, tmp_path):
+    path = write_demonstrations(tmp_path / "pick.hdf5")
+    train(replace(recipe, dataset=(str(path),), save_every=1), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/000002")
+    write_demonstrations(path, episodes=7)
+    with pytest.raises(ValueError, match="run: the demonstrations are not those that this run began with"):
+        resume(tmp_path / "run")
+    write_demonstrations(path)
+    resume(tmp_path / "run")
 
 
 def test_what_lies_in_the_output_folder_stays(recipe, tmp_path):
