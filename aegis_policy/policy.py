@@ -13,6 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+LARGEST = 1e12
+"""In SI units no robot measures more, not even the time since 1970. What is beyond would overflow in a model."""
+
 
 class ObservationError(ValueError):
     """An observation, or a set of images, that a policy cannot take; says which part, and what was expected."""
@@ -165,7 +168,7 @@ def act_many(policy: Policy, observations: Sequence[Observation], seeds: Sequenc
     """
     if len(observations) != len(seeds):
         raise ValueError(f"{len(observations)} observations and {len(seeds)} seeds: expected one seed for each")
-    if isinstance(policy, BatchedPolicy):
+    if isinstance(policy, BatchedPolicy) and observations:
         return policy.act_many(observations, seeds)
     return [policy.act(observation, seed=seed) for observation, seed in zip(observations, seeds, strict=True)]
 
@@ -205,6 +208,9 @@ def check_observation(info: PolicyInfo, observation: Observation) -> None:
     if not np.isfinite(state).all():
         bad = [name for name, value in zip(names, state, strict=True) if not np.isfinite(value)]
         raise ObservationError(f"state: not a finite number: {', '.join(bad)}")
+    if (far := np.abs(state) > LARGEST).any():
+        worst = int(np.argmax(far))
+        raise ObservationError(f"state: {names[worst]} is {state[worst]:g}, beyond {LARGEST:g}: what no robot measures")
     if not observation.instruction.strip():
         raise ObservationError("instruction: empty; say what to do, for example 'pick up the red cube'")
     if observation.pending is not None:
@@ -221,6 +227,8 @@ def _check_pending(info: PolicyInfo, pending: Pending) -> None:
         )
     if not np.issubdtype(actions.dtype, np.floating) or not np.isfinite(actions).all():
         raise ObservationError(f"pending.actions: expected finite floats, got {actions.dtype}, or one is not finite")
+    if np.abs(actions).max() > LARGEST:
+        raise ObservationError(f"pending.actions: {np.abs(actions).max():g} is beyond {LARGEST:g}")
     if not 0 <= pending.delay <= min(info.max_delay, len(actions)):
         raise ObservationError(
             f"pending.delay is {pending.delay}: expected 0 to {min(info.max_delay, len(actions))}, for "

@@ -31,6 +31,10 @@ def test_a_policys_own_way_goes_first():
     assert [chunk.actions.max() for chunk in chunks] == [3, 4]
 
 
+def test_nothing_to_act_for_is_nothing_done():
+    assert act_many(POLICY, [], []) == [] == act_many(Together(), [], [])
+
+
 def test_every_observation_needs_a_seed():
     with pytest.raises(ValueError, match="2 observations and 1 seeds"):
         act_many(POLICY, OBSERVATIONS, [3])

@@ -34,8 +34,8 @@ class Column:
 
     @property
     def near_constant(self) -> bool:
-        """Whether it hardly varies, or in a few steps only: divided by its spread, noise or they would blow up."""
-        return self.std < SMALLEST_STD or self.q99 - self.q01 < SMALLEST_STD
+        """Whether training takes more than what it varies by, by deviation or by quantiles: noise would blow up."""
+        return self.std < SMALLEST_STD or (self.q99 - self.q01) / 2 < SMALLEST_STD
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def test_acts_with_and_without_something_pending_share_a_pass(max_delay):
         ({"state": np.zeros(3, np.float32)}, r"state: expected 2 floats \['x', 'opening'\]"),
         ({"state": np.zeros(2, np.int64)}, "got int64"),
         ({"state": np.array([0, np.nan])}, "not a finite number: opening"),
+        ({"state": np.array([0, 1e39])}, r"state: opening is 1e\+39, beyond 1e\+12"),
         ({"instruction": " \n"}, "instruction: empty"),
         ({"pending": Pending(np.zeros((4, 3), np.float32), 1)}, r"pending.actions: expected 1 to 3 actions of 3"),
         ({"pending": Pending(np.zeros((0, 3), np.float32), 0)}, r"got shape \[0, 3\]"),
