@@ -11,7 +11,7 @@
 # ROS_VENV=.venv-ros     where ROS 2 goes, on top of VENV; .venv-cyclone is for a second vendor of DDS, to test with,
 #                        .venv-clients for clients that others wrote
 # TORCH_INDEX=URL        an extra package index to find torch in: PyTorch's own CPU index saves gigabytes of CUDA
-#                        packages on a machine without a GPU (see README, "Installation")
+#                        packages on a machine without a GPU (see README, "Two commands")
 
 PYTHON ?= python3
 VENV ?= .venv

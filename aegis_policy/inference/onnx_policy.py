@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_OPTIONS = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-"""onnxruntime would round to 10 bits before it multiplies on a GPU. The policy is float32, and ten Euler steps add up."""
+_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+"""onnxruntime would round to 10 bits before it multiplies on a GPU, and ten Euler steps add up."""
 ONE_THREAD = 200_000_000
 """Models of fewer bytes compute on one CPU thread (`TorchPolicy.from_pretrained` says why)."""
 

@@ -35,7 +35,7 @@ LIMITS = {
 assert set(LIMITS) == {field.name for field in fields(AxisLimits)}
 SECONDS = FloatingPointRange(from_value=0.001, to_value=60.0)
 DEFAULTS: tuple[tuple[str, Any, str, Any], ...] = (  # name, default or type, description, range
-    ("policy", "", "folder, name on the hub or http:// address of a server; empty for the one that ships", None),
+    ("policy", "", "folder or http:// address of a server; empty for the one that ships", None),
     ("rate", 50.0, "commands per second", FloatingPointRange(from_value=5.0, to_value=1000.0)),
     ("cameras", Parameter.Type.STRING_ARRAY, "the policy's names of the cameras", None),
     ("arm.joints", Parameter.Type.STRING_ARRAY, "the joints that are commanded, as in robot_description", None),

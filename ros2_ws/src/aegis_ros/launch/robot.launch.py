@@ -25,7 +25,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("params_file", description="parameters of policy_node, one file per robot"),
             DeclareLaunchArgument(
-                "policy", default_value="", description="folder, hub name or http:// address; empty: what ships"
+                "policy", default_value="", description="folder or http:// address; empty: what ships"
             ),
             DeclareLaunchArgument("use_sim_time", default_value="false", description="go by /clock"),
             DeclareLaunchArgument(
