@@ -116,8 +116,10 @@ class RealTime(Asynchronous):
         going = self._sequence
         if going is None:
             return True
-        # In time for the answer to be there before the actions are at their end, however many are to be carried out.
-        latest = going.end - ceil(max(self._delays, default=self._first) / self._step - ROUNDING)
+        # In time for the answer to be there before the actions are at their end, however many are to be carried out. Of
+        # a policy that takes longer than it can be told, no sooner than what it is told of reaches to there.
+        takes = ceil(max(self._delays, default=self._first) / self._step - ROUNDING)
+        latest = going.end - min(takes, self._most)
         asks = min(going.observed + self.execute, max(latest, going.taken_over))
         return now >= going.due(asks, self._step)
 
@@ -155,8 +157,9 @@ class RealTime(Asynchronous):
             return Rejection("shape", f"{len(chunk.actions)} actions, expected more than the {asked.told} committed")
         self._delays.append(now - chunk.stamp)
         # Displacements go on from where those before them lead, and not from where the robot has got to by now: what
-        # the limits hold back of them is made up for, and not lost. And a chunk leads where it says from where it was
-        # observed: as far as its beginning differs from what was committed, its first own action makes up for that.
+        # the limits hold back of them for a moment is made up for, and not lost. And a chunk leads where it says from
+        # where it was observed: as far as its beginning differs from what was committed, its first own action makes up
+        # for that.
         fresh, over = np.array(chunk.actions[asked.told :], np.float64), asked.at + asked.delay
         differs = chunk.actions[: asked.told] - going.between(asked.at, asked.at + asked.told)
         fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)

@@ -92,8 +92,7 @@ class Demonstrations(Dataset[Sample]):
         self.control_hz = layout.control_hz
 
         episodes = [episode for source in self._sources for episode in source.episodes]
-        for source in self._sources:  # each by itself: among many, a few would not be noticed
-            warn_of_doubtful(source)
+        warn_of_doubtful(self._sources)
         self.instructions = sorted({episode.instruction for episode in episodes})
         self.state = np.concatenate([episode.state for episode in episodes])
         self.actions = np.concatenate([episode.actions for episode in episodes])

@@ -77,10 +77,19 @@ def doubt(layout: Layout, episodes: Sequence[Episode]) -> str | None:
     return None
 
 
-def warn_of_doubtful(source: Source) -> None:
-    """Log what `doubt` says, if anything."""
-    if reason := doubt(source.layout, source.episodes):
-        log.warning("%s: %s ('aegis data inspect' refuses this data)", source.path, reason)
+def warn_of_doubtful(sources: Sequence[Source]) -> None:
+    """Log what `doubt` says, if anything, of each: among many, one would not be noticed; else of all together.
+
+    Args:
+        sources: of the same layout.
+    """
+    found = {str(source.path): doubt(source.layout, source.episodes) for source in sources}
+    if not any(found.values()):  # files of a few steps each prove nothing alone
+        everything = [episode for source in sources for episode in source.episodes]
+        found = {f"{sources[0].path} and what comes with it": doubt(sources[0].layout, everything)}
+    for where, reason in found.items():
+        if reason:
+            log.warning("%s: %s ('aegis data inspect' refuses this data)", where, reason)
 
 
 def _pairs(layout: Layout) -> list[tuple[int, int]]:

@@ -97,7 +97,7 @@ def _layout(path: Path, data: h5py.Group, cameras: Sequence[str] | None) -> Layo
         raise ValueError(f"{path}: no demonstration inside")
     found: dict[str, tuple[int, int]] = {}
     for demo in sorted(data, key=_natural, reverse=True):  # the first one has the last word on sizes
-        observed = data[demo].get("obs", {})
+        observed = data[demo].get("obs", {}) if isinstance(data[demo], h5py.Group) else {}
         found |= {name.removesuffix(IMAGE): observed[name].shape[1:3] for name in observed if name.endswith(IMAGE)}
     return Layout(choose_cameras(path, found, cameras), state, actions, rate)
 

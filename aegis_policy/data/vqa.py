@@ -75,9 +75,9 @@ class VQASet:
                 raise ValueError(f"{path}: {len(images)} images of '{name}' but {len(self.questions)} question lists")
 
     def _read(self, file: h5py.File) -> None:
-        for name in ("images", "questions"):
-            if name not in file:
-                raise ValueError(f"{self.path}: not a question set: '{name}' is missing (has {sorted(file)})")
+        for name, kind in (("images", h5py.Group), ("questions", h5py.Dataset)):
+            if not isinstance(file.get(name), kind):
+                raise ValueError(f"{self.path}: not a question set: {kind.__name__.lower()} '{name}' is missing")
         self.cameras = sorted(file["images"])  # front before wrist
         self.images = {name: file["images"][name][:] for name in self.cameras}
         for name, images in self.images.items():

@@ -112,7 +112,10 @@ def load(source: str | Path | None) -> Checkpoint:
     """
     folder = Path(resolve(source))
     if not folder.is_dir():  # a VLM may come from the hub, a policy may not
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise FileNotFoundError(
+            f"{folder}: no such folder, which a policy is loaded from; of a VLM on the hub, make one first "
+            f"(aegis train --checkpoint {folder} ...)"
+        )
     if not is_policy(str(folder)):
         raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
     config = json.loads((folder / CONFIG).read_text())

@@ -292,6 +292,27 @@ def test_a_policy_that_is_always_later_than_it_can_be_told_stops_the_robot_and_s
     )
 
 
+@pytest.mark.parametrize(("execute", "latency", "max_delay"), [(8, 0.3, 1), (5, 0.62, 5), (5, 0.42, 7)])
+def test_who_takes_longer_than_it_can_be_told_but_is_not_hurried_goes_on(execute, latency, max_delay):
+    """The robot runs out of actions, and goes on from where it stands."""
+    info, timeouts = replace(INFO, max_delay=max_delay), replace(TIMEOUTS, chunk=3.0)
+    control = Controller(info, LIMITS, RealTime(execute), timeouts, CONTROL_HZ)
+    control.start(0.0)
+    now, asked, command = 0.0, None, None
+    while now < 15:
+        now += PERIOD
+        command = control.tick(now, measured(command), now)
+        if asked is None and control.wants_chunk(now):
+            asked = now
+            control.ask(now)
+        elif asked is not None and now >= asked + latency:
+            turning = chunk(*[[0.2, 0.5, 0.0, 0.02, 0.0]] * 8, stamp=asked)
+            rejection = control.offer(turning, now)
+            assert rejection is None or now < 3  # the first ones, of which it is learned how long they take
+            asked = None
+    assert control.state is State.RUNNING
+
+
 def test_what_was_not_asked_for_is_refused():
     scheduler = RealTime(4)
     scheduler.fit(NAMES)

@@ -6,6 +6,8 @@ import pytest
 
 from aegis_policy import Camera, Feature
 from aegis_policy.data.demonstrations import Demonstrations, half_of_memory
+from tests.data.test_displacements import DIFFERENCED
+from tests.data.test_inspection import write_reaches
 from tests.training.tiny import SIZE, write_demonstrations
 
 
@@ -111,7 +113,23 @@ def test_a_bad_data_set_is_named_however_many_good_ones_it_comes_with(tmp_path, 
                 demo["actions"][:, :2] = np.diff(moves, axis=0, prepend=0) if place.stem == "bad" else moves
     Demonstrations(paths, 3)
     doubted = [record.getMessage() for record in caplog.records if "differenced again" in record.getMessage()]
-    assert len(doubted) == 1 and doubted[0].startswith(str(paths[2]))
+    assert len(doubted) == 1 and doubted[0].startswith(f"{paths[2]}: ")
+
+
+def test_a_doubt_that_only_many_small_files_raise_together(tmp_path, caplog):
+    paths = [write_reaches(tmp_path / f"{name}.hdf5", DIFFERENCED["first kept"]) for name in "ab"]
+    Demonstrations(paths[:1], 3)
+    assert "differenced again" not in caplog.text
+    Demonstrations(paths, 3)
+    assert f"{paths[0]} and what comes with it: dx, dy: displacements that were differenced again" in caplog.text
+
+
+def test_what_is_no_demonstration_is_named(path):
+    def add(data):
+        data["extra"] = np.zeros(3)
+
+    with pytest.raises(ValueError, match=r"pick\.hdf5: extra: the attribute 'instruction' is missing"):
+        Demonstrations([edit(path, add)], 3)
 
 
 def test_several_files_are_one_dataset(path, tmp_path):

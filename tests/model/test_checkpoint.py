@@ -169,7 +169,7 @@ def test_a_vlm_by_its_hub_name(hub, vlm, processor):
     assert words.prompt_ids("the red cube") == processor.prompt_ids("the red cube")
     started = start_policy(hub, policy_info(), norm_stats())
     assert started.policy.expert.config.horizon == HORIZON
-    with pytest.raises(ValueError, match="a VLM, not a policy"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder, .* of a VLM on the hub, make one first"):
         load(hub)
 
 

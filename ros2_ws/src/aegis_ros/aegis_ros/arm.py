@@ -18,6 +18,7 @@ from pink.tasks import FrameTask, PostureTask
 from qpsolvers.exceptions import QPError
 
 from aegis_policy import Feature, PolicyInfo
+from aegis_policy.control import Limits
 from aegis_policy.hand import Hand
 
 SOLVER = "daqp"
@@ -168,6 +169,30 @@ class Translator:
         self._gripper = names.index(GRIPPER) if GRIPPER in names else None
         shares = dict(zip(DISPLACEMENTS, [translation] * 3 + [rotation] * 3, strict=True))
         self._shares = np.array([shares.get(feature, 1.0) for feature in info.actions])
+
+    def check(self, limits: Limits) -> None:
+        """See that the policy's own joints are held to the description's range and speed, as those found here are.
+
+        Raises:
+            MismatchError: one may go farther or faster than the description says.
+        """
+        if self.cartesian:
+            return
+        fastest = self.arm.from_model(self.arm.model.velocityLimit)
+        for index, name, lower, upper, speed in zip(
+            self.moving, self.arm.joints, *self.arm.range(), fastest, strict=True
+        ):
+            limit = limits[index]
+            for what, given, most in (
+                ("lower", -limit.lower, -lower),
+                ("upper", limit.upper, upper),
+                ("velocity", limit.velocity, speed),
+            ):
+                if given > most:
+                    found, allowed = (-given, -most) if what == "lower" else (given, most)
+                    raise MismatchError(
+                        f"parameter 'limits.{name}.{what}' is {found:g}, and robot_description allows {allowed:g}"
+                    )
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
         """A policy's chunk [H, A] as this arm, which goes where it is told, is to take it."""

@@ -55,6 +55,9 @@ def to_trajectory(
 ) -> JointTrajectory:
     """A command that is safe to be the last: on at its velocity for a moment, then evenly down to standstill.
 
+    Where the end of a joint's range is nearer than that, it passes the first point slower: a controller lays a cubic
+    through both, which at more than three times the mean speed between them would run past the second and back.
+
     Args:
         names: of the J joints.
         positions, velocities: where they are to be now, [J], rad and rad/s.
@@ -63,6 +66,8 @@ def to_trajectory(
     """
     ahead = np.clip(positions + velocities * coasting, *limits)
     stopped = np.clip(ahead + velocities * braking / 2, *limits)
+    most = 3 * np.abs(stopped - ahead) / braking
+    velocities = np.clip(velocities, -most, most)
     message = JointTrajectory(joint_names=list(names))
     message.points = [
         JointTrajectoryPoint(

@@ -261,6 +261,8 @@ class Driver:
         assert job is not None
         if wrong := self._inputs.wrong(now):
             self.end(job, Reason.STALE_INPUT, wrong)
+        elif self._moved and (joints := self._inputs.joints()) and (wrong := self._output.astray(joints.positions)):
+            self.end(job, Reason.LIMIT, wrong)
         elif now - job.began >= job.limit:
             self.end(job, Reason.TIME_LIMIT, f"the time is up: {job.limit:g} s")
         elif self._first_stamp is None and now - job.began > self._first_chunk:

@@ -218,6 +218,12 @@ class Inputs:
         pictures = {name: self._decode[name](sample.value) for name, sample in images.items()}
         return View(pictures, joints, min(stamps))
 
+    def late(self, cameras: Sequence[str], now: float) -> str | None:
+        """Why the newest images of `cameras` do not show what is there now, if there is a reason."""
+        with self._lock:
+            streams = [self._images[name] for name in cameras if name in self._images]
+            return next((reason for stream in streams if (reason := stream.wrong(now))), None)
+
     def pictures(self, cameras: Sequence[str]) -> tuple[dict[str, np.ndarray], float]:
         """The newest image of each of `cameras`, and the oldest stamp, s.
 

@@ -97,25 +97,35 @@ class Operator(Node):
         """
         say(f"instruction: {instruction}")
         goal = RunInstruction.Goal(instruction=instruction, time_limit=to_duration(seconds))
-        handle = self._accepted(self._run, goal, self._on_feedback)
-        ended = handle.get_result_async()
+        sent = self._send(self._run, goal, self._on_feedback)
+        done = False
         try:
+            ended = self._accepted(sent).get_result_async()
             if question and self._wait(lambda: self._steps or ended.done(), PATIENCE):
                 self._put(question)
             done = self._until_done(ended)
         except KeyboardInterrupt:
-            done = False
-            handle.cancel_goal_async()
-        if done:
-            handle.cancel_goal_async()
-        self._wait(ended.done, PATIENCE)
-        result = ended.result().result
+            pass
+        finally:  # whatever went wrong here, the arm is not left moving
+            result = self._withdrawn(sent)
         say(f"{'done' if done else result.message} after {to_seconds(result.duration):.1f} s of the robot's clock")
         return done or (result.reason == result.TIME_LIMIT and not self._done.service_is_ready())
 
+    def _withdrawn(self, sent: Future) -> RunInstruction.Result:
+        """What came of a goal, which is canceled if it has not ended, as soon as it is known to have been accepted."""
+        if not self._wait(sent.done, PATIENCE) or not sent.result().accepted:
+            return RunInstruction.Result(message="canceled before it began")
+        ended = sent.result().get_result_async()
+        if not self._wait(ended.done, LOOK):
+            sent.result().cancel_goal_async()
+        if not self._wait(ended.done, PATIENCE):
+            raise OperateError(f"{self._node} did not end the instruction within {PATIENCE:g} s of being told to")
+        return ended.result().result
+
     def _put(self, question: str) -> None:
-        result = self._accepted(self._ask, Ask.Goal(question=question)).get_result_async()
-        self._wait(result.done, PATIENCE)
+        result = self._accepted(self._send(self._ask, Ask.Goal(question=question))).get_result_async()
+        if not self._wait(result.done, PATIENCE):
+            raise OperateError(f"no answer within {PATIENCE:g} s to: {question}")
         answer = result.result().result
         say(f"asked on the way: {question} -> {answer.answer if answer.success else answer.message}")
 
@@ -126,11 +136,13 @@ class Operator(Node):
                 return True
         return False
 
-    def _accepted(self, client: ActionClient, goal: Any, feedback: Callable[[Any], None] | None = None) -> Any:
-        """The handle of a goal."""
+    def _send(self, client: ActionClient, goal: Any, feedback: Callable[[Any], None] | None = None) -> Future:
         if not client.wait_for_server(PATIENCE):
             raise OperateError(f"no {self._node} there")
-        sent = client.send_goal_async(goal, feedback)
+        return client.send_goal_async(goal, feedback)
+
+    def _accepted(self, sent: Future) -> Any:
+        """The handle of a goal that was sent."""
         if not self._wait(sent.done, PATIENCE) or not sent.result().accepted:
             self._wait(lambda: False, LOOK)
             raise OperateError(f"{self._node} refused: {self._status.message or 'see its log'}")

@@ -47,6 +47,12 @@ DEFAULTS: tuple[tuple[str, Any, str, Any], ...] = (  # name, default or type, de
     ("arm.coasting", 0.04, "of trajectories: s that one reaches ahead; it then brakes, unless another comes", SECONDS),
     ("arm.braking", 0.25, "of trajectories: s in which the arm then brakes to standstill", SECONDS),
     (
+        "arm.following",
+        0.3,
+        "of displacements: rad that a joint may be off what it was sent (of twists, that the hand may be turned)",
+        FloatingPointRange(from_value=0.01, to_value=3.2),
+    ),
+    (
         "arm.gain",
         4.0,
         "of twists: share of the way to where the hand is to be that is added per second to its velocity",

@@ -120,6 +120,7 @@ def _driver(
         raise MismatchError(f"no observation: {view}")
     space = ActionSpace(info)
     limits = read_limits(space, given_limits(node, [feature.name for feature in info.actions]))
+    translator.check(limits)
     timeouts = Timeouts(
         tick=read(node, "timeouts.tick"),
         state=read(node, "timeouts.joints"),
@@ -144,13 +145,13 @@ def _driver(
 
 
 def _output(node: LifecycleNode, translator: Translator, limits: Limits) -> Output:
-    name = read(node, "arm.output")
+    name, following = read(node, "arm.output"), read(node, "arm.following")
     if name == "trajectory":
-        return TrajectoryOutput(translator, read(node, "arm.coasting"), read(node, "arm.braking"))
+        return TrajectoryOutput(translator, following, read(node, "arm.coasting"), read(node, "arm.braking"))
     if name == "array":
-        return ArrayOutput(translator)
+        return ArrayOutput(translator, following)
     if name == "twist":
-        return TwistOutput(translator, limits, read(node, "arm.gain"))
+        return TwistOutput(translator, limits, following, read(node, "arm.gain"))
     raise ParameterError(f"parameter 'arm.output' is '{name}': expected one of {', '.join(OUTPUTS)}")
 
 

@@ -166,10 +166,12 @@ class PolicyNode(LifecycleNode):
 
     def _halt(self, why: str) -> None:
         """Brake, and when the arm is at rest, end the loops."""
-        if not self._loops or self._parts is None:
+        if self._parts is None:
             return
         driver = self._parts.driver
-        driver.stop(Reason.STOPPED, why)
+        driver.stop(Reason.STOPPED, why)  # also what waits: it must not begin with the next activation
+        if not self._loops:
+            return
         until = time.monotonic() + REST
         while not driver.at_rest and time.monotonic() < until:
             time.sleep(LOOK)
@@ -241,7 +243,9 @@ class PolicyNode(LifecycleNode):
         ended: Future = Future(executor=self.executor)
         job = Job(handle.request.instruction, to_seconds(handle.request.time_limit), self._waking(ended.set_result))
         self.get_logger().info(f"'{job.instruction}' for at most {job.limit:g} s")
-        assert self._parts is not None
+        if not self._loops or self._parts is None:  # deactivated since the goal was accepted
+            handle.abort()
+            return RunInstruction.Result(reason=int(Reason.STOPPED), message="the node is not active")
         self._running[job] = handle
         self._parts.driver.request(job)
         if handle.is_cancel_requested:
@@ -297,6 +301,8 @@ class PolicyNode(LifecycleNode):
         try:
             cameras = list(request.cameras) or [camera.name for camera in parts.policy.info.cameras]
             images, stamp = parts.inputs.pictures(cameras)
+            if late := parts.inputs.late(cameras, parts.senses.seconds()):
+                return False, late, "", to_stamp(round(stamp * 1e9))
             text, whole = answer(parts.policy, parts.turns, images, request.question, said)
         except Exception as error:
             self.get_logger().error(f"'{request.question}': {traceback.format_exc()}")
