@@ -12,11 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 import pinocchio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aegis_policy import Camera, Feature, PolicyInfo
 from aegis_policy.hand import Hand
 from aegis_ros.arm import Arm, MismatchError, Translator
 from aegis_ros.conversions import to_seconds, to_trajectory
+from aegis_ros.trajectory import Trajectory
 from aegis_sim.description import urdf
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES, ArmEnv
 from aegis_sim.joints import ARM_JOINTS, FINGER_JOINTS, JointServo
@@ -147,5 +150,18 @@ def test_every_command_ends_in_an_even_stop_inside_the_joints_range() -> None:
     message = to_trajectory(["a", "b"], np.array([0.0, 0.9]), np.array([0.8, 2.0]), reach, 0.04, 0.25)
     ahead, stop = message.points
     assert [to_seconds(point.time_from_start) for point in message.points] == pytest.approx([0.04, 0.29])
-    assert ahead.positions == pytest.approx([0.032, 0.98]) and ahead.velocities == pytest.approx([0.8, 2.0])
+    assert ahead.positions == pytest.approx([0.032, 0.98]) and ahead.velocities == pytest.approx([0.8, 0.24])
     assert stop.positions == pytest.approx([0.032 + 0.8 * 0.25 / 2, 1.0]) and list(stop.velocities) == [0, 0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(speed=st.floats(-3.0, 3.0), gap=st.floats(0.0, 0.5))
+def test_what_a_controller_makes_of_the_last_command_stays_inside_the_range(speed: float, gap: float) -> None:
+    """Of joints that can be stopped in time at all, as inverse kinematics leaves them: within what coasting takes."""
+    gap = max(gap, abs(speed) * 0.04)
+    start = np.sign(speed) * (1.0 - gap) * np.ones(1)
+    message = to_trajectory(["a"], start, np.array([speed]), (-np.ones(1), np.ones(1)), 0.04, 0.25)
+    positions = np.array([start, *(point.positions for point in message.points)])
+    velocities = np.array([[speed], *(point.velocities for point in message.points)])
+    laid = Trajectory(np.array([0.0, 0.04, 0.29]), positions, velocities)
+    assert np.abs(laid.sample(np.linspace(0.0, 0.29, 200))[0]).max() <= 1.0 + 1e-9

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.sim
 SEEDS = (5, 3, 7, 15)  # of evaluations
 PARAMETERS = yaml.safe_load(PANDA.read_text())["policy_node"]["ros__parameters"]
 OUTPUTS = ("trajectory", "array", "twist")
+FOLLOWING = 0.3  # rad
 
 
 class Lockstep:
@@ -55,9 +56,9 @@ class Lockstep:
         self.speeds: list[float] = []  # of the fastest joint, rad/s
         self._inputs = Inputs(dict.fromkeys(self._cameras, np.asarray), ARM_JOINTS, FINGER_JOINTS, gates)
         made: dict[str, Callable[[], Output]] = {
-            "trajectory": lambda: TrajectoryOutput(translator, arm["coasting"], arm["braking"]),
-            "array": lambda: ArrayOutput(translator),
-            "twist": lambda: TwistOutput(translator, limits, gain=4.0),
+            "trajectory": lambda: TrajectoryOutput(translator, FOLLOWING, arm["coasting"], arm["braking"]),
+            "array": lambda: ArrayOutput(translator, FOLLOWING),
+            "twist": lambda: TwistOutput(translator, limits, FOLLOWING, gain=4.0),
         }
         self._taken = {
             "trajectory": robot.command,
@@ -133,6 +134,25 @@ class Straight:
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         yield "it has no words"
+
+
+class Turning(Straight):
+    """On the spot, at 0.5 rad/s."""
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+        return ActionChunk(np.tile(np.float32([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.0]), (16, 1)), observation.stamp)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_an_arm_whose_drives_are_off_is_not_turned_on_and_on(robot: SimRobot, output: str) -> None:
+    robot.begin("pick", "seen", SEEDS[0])
+    loop = Lockstep(robot, Turning(), output)
+    endings = loop.set_off()
+    loop._taken = lambda message: None
+    off = loop.now
+    while not endings and loop.now - off < 3.0:
+        loop.turn()
+    assert endings and endings[0].reason is Reason.LIMIT and endings[0].message.startswith("following: "), endings
 
 
 @pytest.mark.slow

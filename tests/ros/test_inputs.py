@@ -111,3 +111,10 @@ def test_pictures_are_of_known_cameras() -> None:
     assert list(images) == ["wrist"] and stamp == pytest.approx(0.3)
     with pytest.raises(LookupError, match="no camera 'side': there are front, wrist"):
         robot.pictures(["side"])
+
+
+def test_pictures_of_a_while_ago_are_late() -> None:
+    robot = inputs()
+    feed(robot, 0.3)
+    assert robot.late(["wrist"], 0.4) is None
+    assert "camera 'wrist': nothing new for 9.700 s" in str(robot.late(["wrist"], 10.0))

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.sim
 
 PERIOD = 0.02  # s
 GAIN = 4.0  # 1/s
+FOLLOWING = 0.3  # rad
 SPEED = AxisLimits(velocity=0.5, acceleration=3.0, jerk=40.0, jump=0.1, chunk_jerk=400.0)
 LIMITS = (*[SPEED] * 6, GripperLimits(0.0, 1.0))
 TILT = (0.4, -0.7, 1.9)  # roll, pitch, yaw of the table in the arm's first link, rad
@@ -98,9 +99,9 @@ def first(output: Output, joints: np.ndarray, position: np.ndarray, velocity: np
 def test_joints_come_in_the_arms_order_whatever_the_policys(env: ArmEnv, arm: Arm) -> None:
     translator, joints = Translator(arm, JOINT_INFO), JointServo(env.arm).positions()[:7]
     backwards, speeds = joints[::-1], np.arange(7.0)[::-1] / 10
-    array = first(ArrayOutput(translator), joints, backwards, speeds)
+    array = first(ArrayOutput(translator, FOLLOWING), joints, backwards, speeds)
     assert list(array.data) == joints.tolist() and not array.layout.dim
-    trajectory = first(TrajectoryOutput(translator, coasting=0.04, braking=0.25), joints, backwards, speeds)
+    trajectory = first(TrajectoryOutput(translator, FOLLOWING, coasting=0.04, braking=0.25), joints, backwards, speeds)
     assert tuple(trajectory.joint_names) == ARM_JOINTS
     assert list(trajectory.points[0].velocities) == pytest.approx(speeds[::-1])
     assert trajectory.points[0].positions == pytest.approx(joints + speeds[::-1] * 0.04)
@@ -109,14 +110,14 @@ def test_joints_come_in_the_arms_order_whatever_the_policys(env: ArmEnv, arm: Ar
 
 def test_an_array_stays_in_the_joints_range(arm: Arm) -> None:
     for far, end in zip((-9.0, 9.0), arm.range(), strict=True):
-        array = first(ArrayOutput(Translator(arm, JOINT_INFO)), np.zeros(7), np.full(7, far))
+        array = first(ArrayOutput(Translator(arm, JOINT_INFO), FOLLOWING), np.zeros(7), np.full(7, far))
         assert list(array.data) == end.tolist()
 
 
 def test_an_array_takes_the_hand_to_its_place(env: ArmEnv, arm: Arm) -> None:
     joints, kinematics = JointServo(env.arm).positions()[:7], Kinematics(env)
     (start, *_), there = kinematics.look(joints), arm.pose(joints).translation
-    output = ArrayOutput(Translator(arm, INFO))
+    output = ArrayOutput(Translator(arm, INFO), FOLLOWING)
     output.begin(joints)
     for i in range(51):
         away = np.array([0.06, 0.0, 0.0]) * i / 50
@@ -127,7 +128,7 @@ def test_an_array_takes_the_hand_to_its_place(env: ArmEnv, arm: Arm) -> None:
 
 def test_a_twist_is_the_commanded_velocity_where_the_hand_is_in_its_place(env: ArmEnv, arm: Arm) -> None:
     joints, velocity = JointServo(env.arm).positions()[:7], np.array([0.1, -0.2, 0.3, -0.1, 0.2, 0.4])
-    output = TwistOutput(Translator(arm, INFO), LIMITS, GAIN)
+    output = TwistOutput(Translator(arm, INFO), LIMITS, FOLLOWING, GAIN)
     message = first(output, joints, np.append(arm.pose(joints).translation, np.zeros(3)), velocity)
     assert numbers(message) == pytest.approx(velocity, abs=1e-9)
     assert message.header.frame_id == "table" and to_seconds(message.header.stamp) == 12.5
@@ -136,7 +137,7 @@ def test_a_twist_is_the_commanded_velocity_where_the_hand_is_in_its_place(env: A
 def carried_out(env: ArmEnv, arm: Arm, travel: np.ndarray, obedience: float) -> tuple[np.ndarray, Rotation]:
     """How far and about what a hand moves that goes `obedience` of each twist: on its way for 2 s, at rest for 2 s."""
     joints, kinematics = JointServo(env.arm).positions()[:7], Kinematics(env)
-    output = TwistOutput(Translator(arm, INFO), LIMITS, GAIN)
+    output = TwistOutput(Translator(arm, INFO), LIMITS, FOLLOWING, GAIN)
     output.begin(joints)
     start, before, _ = kinematics.look(joints)
     there = np.append(arm.pose(joints).translation, np.zeros(3))
@@ -162,19 +163,59 @@ def test_twists_take_the_hand_to_its_place_and_do_not_drift(env: ArmEnv, arm: Ar
 def test_a_twist_stays_within_the_limits_of_speed_however_far_the_hand_is_off(env: ArmEnv, arm: Arm) -> None:
     joints = JointServo(env.arm).positions()[:7]
     place = np.append(arm.pose(joints).translation + [0.5, -0.5, 0.0], [0.0, 0.0, 1.0])
-    message = first(TwistOutput(Translator(arm, INFO), LIMITS, GAIN), joints, place, 0.1)
+    message = first(TwistOutput(Translator(arm, INFO), LIMITS, FOLLOWING, GAIN), joints, place, 0.1)
     assert numbers(message) == pytest.approx([0.5, -0.5, 0.1, 0.1, 0.1, 0.5])
 
 
 def test_who_brakes_is_not_pushed_on_and_ends_with_no_twist(env: ArmEnv, arm: Arm) -> None:
     joints = JointServo(env.arm).positions()[:7]
     place = np.append(arm.pose(joints).translation + [0.02, 0.0, 0.0], np.zeros(3))
-    output = TwistOutput(Translator(arm, INFO), LIMITS, GAIN)
+    output = TwistOutput(Translator(arm, INFO), LIMITS, FOLLOWING, GAIN)
     assert numbers(first(output, joints, place))[0] == pytest.approx(0.08)
     assert numbers(first(output, joints, place, 0.1, braking=True)) == pytest.approx([0.1] * 6)
     assert not numbers(first(output, joints, place, braking=True)).any()
 
 
+def test_who_brakes_needs_no_joints_for_it(env: ArmEnv, arm: Arm) -> None:
+    joints = JointServo(env.arm).positions()[:7]
+    output = TwistOutput(Translator(arm, INFO), LIMITS, FOLLOWING, GAIN)
+    output.begin(joints)
+    place = np.append(arm.pose(joints).translation, np.zeros(3))
+    message = output.message(command(12.5, place, 0.1), joints * np.nan, PERIOD, True)
+    assert numbers(message) == pytest.approx([0.1] * 6)
+
+
+@pytest.mark.parametrize("kind", [ArrayOutput, TwistOutput])
+def test_an_arm_that_does_not_turn_with_its_commands_is_astray(env: ArmEnv, arm: Arm, kind: type) -> None:
+    joints, translator = JointServo(env.arm).positions()[:7], Translator(arm, INFO)
+    output = (
+        ArrayOutput(translator, FOLLOWING) if kind is ArrayOutput else TwistOutput(translator, LIMITS, FOLLOWING, 4)
+    )
+    output.begin(joints)
+    assert output.astray(joints) == ""
+    there, turned = arm.pose(joints).translation, 0.0
+    while not (said := output.astray(joints)):
+        turned += 0.02
+        assert turned < 2 * FOLLOWING
+        output.message(command(12.5, np.append(there, [0.0, 0.0, turned])), joints, PERIOD, False)
+    assert turned > 0.5 * FOLLOWING and said.startswith("following: ") and said.endswith("limit 0.3 rad")
+    output.begin(joints)  # the next motion begins where the arm is
+    assert output.astray(joints) == ""
+
+
+def test_a_policys_own_joints_are_held_to_the_description(arm: Arm) -> None:
+    translator, (lower, upper) = Translator(arm, JOINT_INFO), arm.range()
+    inside = [
+        replace(SPEED, velocity=2.0, lower=low, upper=high) for low, high in zip(lower[::-1], upper[::-1], strict=True)
+    ]
+    translator.check([*inside, LIMITS[-1]])
+    wider = [*inside[:-1], replace(inside[-1], upper=upper[0] + 0.1), LIMITS[-1]]
+    with pytest.raises(MismatchError, match=r"'limits.panda_joint1.upper' is 2.9\d*, and robot_description allows 2.8"):
+        translator.check(wider)
+    with pytest.raises(MismatchError, match=r"'limits.panda_joint1.velocity' is 5, and robot_description allows 2.1"):
+        translator.check([*inside[:-1], replace(inside[-1], velocity=5.0), LIMITS[-1]])
+
+
 def test_a_policy_of_joints_has_no_twist(arm: Arm) -> None:
     with pytest.raises(MismatchError, match=r"'arm.output' is 'twist', .* positions of joints: choose trajectory or"):
-        TwistOutput(Translator(arm, JOINT_INFO), LIMITS, GAIN)
+        TwistOutput(Translator(arm, JOINT_INFO), LIMITS, FOLLOWING, GAIN)

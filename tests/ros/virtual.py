@@ -127,7 +127,7 @@ class World:
             translator,
             self.controller,
             self.inputs,
-            TrajectoryOutput(translator, COASTING, BRAKING),
+            TrajectoryOutput(translator, 0.3, COASTING, BRAKING),
             self.policy,
             Turns(),
             self._send,
