@@ -198,6 +198,7 @@ def test_an_arm_that_does_not_turn_with_its_commands_is_astray(env: ArmEnv, arm:
         turned += 0.02
         assert turned < 2 * FOLLOWING
         output.message(command(12.5, np.append(there, [0.0, 0.0, turned])), joints, PERIOD, False)
+    assert output.astray(joints * np.nan) == ""  # is another fault, and told as such
     assert turned > 0.5 * FOLLOWING and said.startswith("following: ") and said.endswith("limit 0.3 rad")
     output.begin(joints)  # the next motion begins where the arm is
     assert output.astray(joints) == ""

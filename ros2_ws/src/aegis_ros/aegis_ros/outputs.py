@@ -64,7 +64,9 @@ class _JointOutput:
         self._follower, self._sent = self._translator.follower(positions), None
 
     def astray(self, positions: np.ndarray) -> str:
-        if self._sent is None or not self._translator.cartesian:  # a policy's own joints have limits of their own
+        if not self._translator.cartesian:  # a policy's own joints have limits of their own
+            return ""
+        if self._sent is None or not np.isfinite(positions).all():  # which the controller sees
             return ""
         off = np.abs(positions - self._sent)
         worst = int(off.argmax())
@@ -150,7 +152,7 @@ class TwistOutput:
         self._path, self._sent = HandPath(self._arm, positions), None
 
     def astray(self, positions: np.ndarray) -> str:
-        if self._sent is None:
+        if self._sent is None or not np.isfinite(positions).all():  # which the controller sees
             return ""
         off = float(np.linalg.norm(pinocchio.log3(self._sent @ self._arm.pose(positions).rotation.T)))
         if off <= self._following:
