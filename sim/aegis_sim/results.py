@@ -44,7 +44,7 @@ class Rollout:
 
     Attributes:
         right_object: whether the first object lifted (where none was: the one gone for) is the named one;
-            None where there is only one.
+            None for tasks of one object.
         lifted: index of the first object lifted, None where none was.
         failure: None on success, else what went wrong, in words.
         jerk: root mean square over the episode, m/s^3, see `statistics.rms_jerk`; None for one too short to have any.
