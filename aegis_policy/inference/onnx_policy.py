@@ -17,7 +17,7 @@ from aegis_policy.data.ahead import Ahead, guidance
 from aegis_policy.data.pixels import scale
 from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
 from aegis_policy.inference.noise import randn
-from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
+from aegis_policy.inference.text import MAX_ANSWER_TOKENS, check_prompt, spell
 from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,8 @@ class OnnxPolicy:
             [self._manifest.bos, *self._tokenizer.encode(text.strip() + "\n", add_special_tokens=False).ids]
             for text in texts
         ]
+        for text, tokens in zip(texts, rows, strict=True):
+            check_prompt(text.strip(), len(tokens))
         ids = np.full((len(rows), max(map(len, rows))), self._manifest.pad, np.int64)
         for row, tokens in zip(ids, rows, strict=True):
             row[: len(tokens)] = tokens

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from aegis_policy.data.pixels import scale
+from aegis_policy.inference.text import check_prompt
 
 PAD, EOS, BOS, UNKNOWN, IMAGE, END = "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "\n"
 IMAGE_CONFIG = "preprocessor_config.json"
@@ -43,7 +44,9 @@ class Processor:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_size: int):
         self.tokenizer = tokenizer
         self.image_size = image_size
-        self._ids = lru_cache(maxsize=8192)(self._tokenize)  # training asks the same few thousand questions again
+        # Training asks the same few thousand questions again. What is refused raises, and so is not kept.
+        self._prompt_ids = lru_cache(maxsize=8192)(self._tokenize_prompt)
+        self._ids = lru_cache(maxsize=8192)(self._tokenize)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Processor:
@@ -82,15 +85,21 @@ class Processor:
         return torch.from_numpy(scale(images, self.image_size))
 
     def prompt(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Questions or instructions -> ids [B, T] and valid [B, T], each "<bos>text<newline>", right-padded."""
+        """Questions or instructions -> ids [B, T] and valid [B, T], right-padded rows of `prompt_ids`."""
         return pad_rows([self.prompt_ids(text) for text in texts], self.tokenizer.pad_token_id)
 
     def prompt_ids(self, text: str) -> list[int]:
-        return [self.tokenizer.bos_token_id, *self._ids(text.strip() + END)]
+        """The tokens of "<bos>text<newline>". Raises ObservationError for more than MAX_PROMPT_TOKENS of them."""
+        return list(self._prompt_ids(text.strip()))
 
     def answer_ids(self, text: str) -> list[int]:
         """The tokens of an answer, <eos> last."""
         return [*self._ids(text), self.tokenizer.eos_token_id]
+
+    def _tokenize_prompt(self, text: str) -> tuple[int, ...]:
+        ids = (self.tokenizer.bos_token_id, *self._tokenize(text + END))
+        check_prompt(text, len(ids))
+        return ids
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aegis_policy import ObservationError, PolicyInfo
 from aegis_policy.inference.images import load_image
-from aegis_server.schemas import Text
+from aegis_server.schemas import MAX_TEXT, Text
 
 
 class _Part(BaseModel):
@@ -39,6 +39,7 @@ class ImagePart(_Part):
     image_url: ImageUrl
 
 
+Stop = Annotated[str, Field(max_length=MAX_TEXT)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
@@ -73,7 +74,7 @@ class ChatRequest(BaseModel):
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = Field(
+    stop: Stop | Annotated[list[Annotated[Stop, Field(min_length=1)]], Field(max_length=4)] | None = Field(
         None, description="The answer ends before the first of these"
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -85,11 +86,14 @@ class ChatRequest(BaseModel):
         return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or ()))
 
     def question(self) -> str:
-        """Raises ObservationError if the user has said nothing."""
+        """Raises ObservationError if the user has said nothing, or too much."""
         for message in reversed(self.messages):
             texts = [part.text for part in message.parts if isinstance(part, TextPart)]
             if message.role == "user" and texts:
-                return " ".join(texts)
+                question = " ".join(texts)
+                if len(question) > MAX_TEXT:
+                    raise ObservationError(f"messages: the last text has more than {MAX_TEXT} characters")
+                return question
         raise ObservationError("messages: no text from the user; ask something")
 
     def images(self, info: PolicyInfo) -> dict[str, np.ndarray]:

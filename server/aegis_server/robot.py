@@ -17,12 +17,11 @@ import numpy as np
 from pydantic import Field, FiniteFloat
 
 from aegis_policy import ObservationError
-from aegis_server.schemas import Request, Text, validated
+from aegis_server.schemas import Request, Text, Words, validated
 
 logger = logging.getLogger(__name__)
 
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
-Words = Annotated[Text, Field(max_length=500)]
 Size = Annotated[int, Field(ge=1, le=8192)]
 MAX_COMMANDS = 16
 """That wait for a robot which does not read them."""

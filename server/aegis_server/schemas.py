@@ -13,6 +13,8 @@ from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.images import decode_file, decode_images, encode_image
 from aegis_policy.policy import check_images, check_observation, find_camera
 
+MAX_TEXT = 500
+"""Of an instruction or a question, in characters."""
 MAX_VALUES = 20_000
 """Of a body in JSON, which has a comma between any two of them, and in base64 has none."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -29,6 +31,7 @@ def _listed(value: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
+Words = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_is_text)]
 Actions = Annotated[list[list[FiniteFloat]], BeforeValidator(_listed)]
 Images = Annotated[
     dict[str, str], Field(description="Camera name to the base64 of an 8-bit RGB PNG or JPEG file of the camera's size")
@@ -50,7 +53,7 @@ class PendingActions(Request):
 class ActOptions(Request):
     """What an act request says besides what was seen and felt."""
 
-    instruction: Text = Field(description="What to do, in words")
+    instruction: Words = Field(description="What to do, in words")
     stamp: FiniteFloat = Field(0.0, description="When the observation was taken, in seconds of the caller's clock")
     seed: int | None = Field(None, ge=0, lt=2**63, description="The same observation and seed give the same actions")
     pending: PendingActions | None = Field(None, description="For real-time chunking, where `max_delay` is above 0")
@@ -81,7 +84,7 @@ class ActResponse(BaseModel):
 class AskOptions(Request):
     """What an ask request says besides its images."""
 
-    question: Text
+    question: Words
     stream: bool = Field(True, description="Send each token when it is there, as server-sent events")
 
 

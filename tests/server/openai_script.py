@@ -43,6 +43,8 @@ WRONG = {
     "no picture": {"url": PICTURE[:22] + "AAAA"},
     "model": {"model": "gpt-5"},
     "question": {"question": "too long?"},
+    "long question": {"question": "x" * 501},
+    "long stop": {"stop": "x" * 501},
     "no tokens": {"max_tokens": 0},
     "tools": {"tools": [FUNCTION]},
     "JSON": {"response_format": {"type": "json_object"}},

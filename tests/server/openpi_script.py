@@ -42,6 +42,7 @@ WRONG = {
     "state": changed(observation__state=np.zeros(2, np.float32)),
     "infinite state": changed(observation__state=np.array([0, np.inf, 0])),
     "prompt": changed(prompt=" "),
+    "long prompt": changed(prompt="x" * 501),
     "bug": changed(prompt="break"),
 }
 

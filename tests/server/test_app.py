@@ -181,6 +181,7 @@ REFUSED_ACTS = {
     "negative seed": ({"seed": -1}, "seed"),
     "no instruction": ({"instruction": " "}, "instruction: empty"),
     "instruction of another type": ({"instruction": ["pick"]}, "instruction: Input should be a valid string"),
+    "long instruction": ({"instruction": "x" * 501}, "instruction: String should have at most 500 characters"),
     "misspelt field": ({"instructions": "pick"}, "instructions: Extra inputs are not permitted"),
     "images by position": ({"images": [ENCODED["front"], ENCODED["wrist"]]}, "images: "),
     "half a character": ({"instruction": "\ud800"}, "body: not JSON"),
@@ -198,10 +199,16 @@ def test_refuses_an_act_saying_where_and_why(client: httpx.Client, name: str) ->
     assert reason in response.json()["detail"]
 
 
+def test_takes_words_up_to_their_limit(client: httpx.Client) -> None:
+    assert client.post("/v1/act", json={**ACT, "instruction": "x" * 500}).status_code == 200
+    assert client.post("/v1/ask", json={**ASK, "question": "x" * 500}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"question": ""}, "question: empty"),
+        ({"question": "x" * 501}, "question: String should have at most 500 characters"),
         ({"images": {}}, "missing camera image"),
         ({"stream": "yes"}, "stream: Input should be a valid boolean"),
         ({"question": "too long?"}, "question: too long"),  # the policy's own refusal, from inside its generator

@@ -72,6 +72,8 @@ REASONS = {
     "file url": "image_url: expected 'data:image/png;base64,...'; this server fetches nothing from remote addresses",
     "no picture": "image_url: not a readable image",
     "question": "question: too long",
+    "long question": "messages: the last text has more than 500 characters",
+    "long stop": "stop.",
     "no tokens": "max_tokens: Input should be greater than or equal to 1",
     "tools": "tools: ",
     "JSON": "response_format.type: Input should be 'text'",

@@ -64,6 +64,7 @@ REASONS = {
     "state": "state: expected 3 floats ['x', 'y', 'opening'], got float32[2]",
     "infinite state": "state: not a finite number: y",
     "prompt": "instruction: empty",
+    "long prompt": "instruction: String should have at most 500 characters",
     "bug": "internal error; see the server's log",
 }
 

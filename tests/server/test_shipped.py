@@ -12,6 +12,7 @@ from PIL import Image
 
 from aegis_policy import Observation
 from aegis_policy.inference.remote import RemotePolicy
+from aegis_server.schemas import act_example
 from tests.linear_policy import serving
 
 AEGIS = str(Path(sys.executable).with_name("aegis"))
@@ -41,6 +42,11 @@ def test_the_shipped_policy_is_the_same_policy_through_http(tmp_path: Path) -> N
         for path in ("/v1/act", "/v1/ask"):
             example = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"][0]
             assert httpx.post(server.url + path, json=example, timeout=30).status_code == 200
+
+        many = {"instruction": "(" * 300}  # each of them a token
+        refused = httpx.post(f"{server.url}/v1/act", json={**act_example(local.info), **many}, timeout=30)
+        assert refused.status_code == 422
+        assert "302 tokens, at most 256" in refused.json()["detail"]
 
         first = local.info.cameras[0].name
         Image.fromarray(images[first]).save(tmp_path / "scene.png")

@@ -166,6 +166,10 @@ WRONG = {
     ),
     "no camera": (pack({"epoch": 1, "observation": seen(images={})}), "missing camera image: front, wrist"),
     "a seed below 0": (pack({"epoch": 1, "observation": seen(seed=-1)}), "seed: "),
+    "long instruction": (
+        pack({"epoch": 1, "observation": seen(instruction="x" * 501)}),
+        "instruction: String should have at most 500 characters",
+    ),
     "long state": (pack({"epoch": 1, "observation": seen(state=np.zeros(4))}), "state: expected 3 floats"),
     "two delays": (
         pack({"epoch": 1, "delay": 2, "observation": seen(pending={"actions": np.zeros((2, 3)), "delay": 1})}),

@@ -23,7 +23,7 @@ from fastapi.responses import RedirectResponse
 from aegis_policy import ObservationError
 from aegis_server.robot import CommandError, Link
 from aegis_server.routes.sockets import first_to_fail, receive
-from aegis_server.schemas import Request, Text, validated
+from aegis_server.schemas import MAX_TEXT, Request, Text, validated
 from aegis_server.service import Service
 
 PROTOCOL = "aegis"
@@ -144,7 +144,7 @@ def _carry_out(command: Command, link: Link) -> None:
     elif command.start is not None:
         if not command.start.strip():
             raise CommandError("say what to do, for example 'pick up the red cube'")
-        link.start(command.start.strip()[:500])
+        link.start(command.start.strip()[:MAX_TEXT])
 
 
 def _gauges(service: Service) -> dict[str, object]:
