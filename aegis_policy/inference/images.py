@@ -28,6 +28,10 @@ READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats of a user's own pictures; Pillow reads many more, by code that few have ever attacked."""
 MAX_PIXELS = 25_000_000
 """Of a user's own picture: what most cameras give; decoded, a tenth of a gigabyte."""
+MAX_SCANS = 64
+"""Of a JPEG: each goes over the whole picture anew. Ten make a usual progressive one."""
+FILE_MARGIN = 2**20
+"""Bytes beside the pixels of a camera's image: what else a file may say, and the reason why a wrong one is refused."""
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -63,10 +67,15 @@ def decode_file(camera: Camera, data: bytes) -> np.ndarray:
     from the file's header, so that a small file that unfolds to gigabytes is refused before a pixel is decoded.
 
     Raises:
-        ObservationError: not a PNG or JPEG file, or not the size and kind that `camera` promises.
+        ObservationError: not a PNG or JPEG file, not the size and kind that `camera` promises, or one that would take
+            long: a file of many scans, or of more bytes than such an image has.
     """
     where = f"camera '{camera.name}'"
     expected = f"{camera.width}x{camera.height} 8-bit RGB"
+    most = 2 * 3 * camera.height * camera.width + FILE_MARGIN  # JPEG makes noise larger than it is, by two thirds
+    if len(data) > most:
+        raise ObservationError(f"{where}: a file of {len(data)} bytes, at most {most}; send an image of {expected}")
+    _check_scans(where, data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             found = _describe(image)
@@ -93,9 +102,12 @@ def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
 
     Raises:
         OSError: no such file, or not an image.
-        ObservationError: values that are not colours (16-bit, integer or float greyscale), or more than MAX_PIXELS.
+        ObservationError: values that are not colours (16-bit, integer or float greyscale), more than MAX_PIXELS, or, in
+            what is not from a file of the user's own, more than MAX_SCANS.
     """
     what, level = (str(source), logging.INFO) if isinstance(source, Path) else ("image", logging.DEBUG)
+    if isinstance(source, bytes):
+        _check_scans(what, source)
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ) as opened:
         if opened.width * opened.height > MAX_PIXELS:  # the header says so; nothing is decoded yet
             raise ObservationError(f"{what}: {opened.width}x{opened.height}, more than {MAX_PIXELS:,} pixels")
@@ -110,6 +122,14 @@ def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
         logger.log(level, "%s: resized from %dx%d to %dx%d for camera '%s'", what, *rgb.size, *size, camera.name)
         rgb = rgb.resize(size, Image.Resampling.BICUBIC)
     return np.array(rgb)
+
+
+def _check_scans(what: str, data: bytes) -> None:
+    """Raise ObservationError for a JPEG file of more than MAX_SCANS: in a few kilobytes it can hold minutes of work."""
+    # What a scan holds never looks like a marker: a 0xFF in it is followed by a 0.
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
+    if scans > MAX_SCANS:
+        raise ObservationError(f"{what}: a JPEG of {scans} scans, at most {MAX_SCANS}; save it anew, not progressive")
 
 
 def _describe(image: ImageFile.ImageFile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -127,6 +128,16 @@ def make_observation(info: PolicyInfo, images: Mapping[str, np.ndarray], state: 
     observation = Observation(images, numbers, said.instruction, said.stamp, _pending(said.pending))
     check_observation(info, observation)
     return observation
+
+
+async def observation_from_map(info: PolicyInfo, images: Any, state: Any, said: ActOptions) -> Observation:
+    """An observation from the parts of a map in msgpack. Raises ObservationError unless it fits `info`."""
+    if isinstance(images, dict) and any(isinstance(image, bytes) for image in images.values()):
+        # A file can be made to take long, which only its sender is to wait for; arrays are there already.
+        images = await asyncio.to_thread(images_from_map, info, images)
+    else:
+        images = images_from_map(info, images)
+    return make_observation(info, images, state, said)
 
 
 def _pending(said: PendingActions | None) -> Pending | None:

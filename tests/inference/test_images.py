@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from aegis_policy import Camera, ObservationError
-from aegis_policy.inference.images import decode_image, encode_image, load_image
+from aegis_policy.inference.images import decode_file, decode_image, encode_image, load_image
 
+FRONT = Camera("front", 32, 32)
 SIZES = st.integers(1, 40)
 
 
@@ -66,3 +69,46 @@ def test_a_depth_image_is_not_taken_for_a_picture(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "depth.png")
     with pytest.raises(ObservationError, match="beyond 8 bits"):
         load_image(Camera("front", 8, 8), tmp_path / "depth.png")
+
+
+def jpeg(scans: int) -> bytes:
+    """A file of FRONT's size with so many scans: Pillow's ten, and the last of them again and again."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (FRONT.width, FRONT.height), "red").save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    return whole[:end] + whole[last:end] * (scans - 10) + whole[end:]
+
+
+def test_a_jpeg_of_a_few_scans_is_read_and_one_of_many_is_refused() -> None:
+    for scans in (10, 64):
+        assert decode_file(FRONT, jpeg(scans)).shape == load_image(FRONT, jpeg(scans)).shape == (32, 32, 3)
+    for read in (decode_file, load_image):
+        with pytest.raises(ObservationError, match="a JPEG of 65 scans, at most 64"):
+            read(FRONT, jpeg(65))
+
+
+def test_what_only_looks_like_a_scan_in_a_png_is_not_counted() -> None:
+    said, buffer = PngInfo(), io.BytesIO()
+    said.add_text("comment", "\xff\xda" * 65)
+    Image.new("RGB", (32, 32), "red").save(buffer, "PNG", pnginfo=said)
+    assert buffer.getvalue().count(b"\xff\xda") == 65
+    assert decode_file(FRONT, buffer.getvalue()).shape == (32, 32, 3)
+
+
+def test_a_file_far_larger_than_the_camera_s_image_is_refused() -> None:
+    ours = jpeg(10)
+    assert decode_file(FRONT, ours + bytes(2**20)).shape == (32, 32, 3)
+    with pytest.raises(ObservationError, match=r"camera 'front': a file of \d+ bytes, at most 1054720; send an image"):
+        decode_file(FRONT, ours + bytes(2**20 + 6144))
+
+
+@pytest.mark.parametrize("values", [(0, 255), range(256)], ids=["black and white", "any"])
+def test_noise_at_the_best_quality_is_not_too_large(values: range | tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).choice(np.uint8(values), (600, 600, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=0)
+    decode_file(Camera("front", 600, 600), buffer.getvalue())
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=99, subsampling=0)
+    decode_file(Camera("front", 600, 600), buffer.getvalue())

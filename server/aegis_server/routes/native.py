@@ -35,7 +35,7 @@ from aegis_server.schemas import (
     ask_example,
     check_question,
     images_from_map,
-    make_observation,
+    observation_from_map,
     validated,
 )
 from aegis_server.service import Service
@@ -72,7 +72,7 @@ def router(service: Service) -> APIRouter:
             if form == JSON:
                 observation, seed = await asyncio.to_thread(_read_act, info, body)
             else:
-                observation, seed = _unpack_act(info, body)
+                observation, seed = await _unpack_act(info, body)
         acted = await unless_gone(request, service.act(observation, seed, deadline))
         with service.stage("act", "encode"):
             answer = _answer(acted, began)
@@ -114,10 +114,10 @@ def _read_act(info: PolicyInfo, body: bytes) -> tuple[Observation, int | None]:
     return request.observation(info), request.seed
 
 
-def _unpack_act(info: PolicyInfo, body: bytes) -> tuple[Observation, int | None]:
+async def _unpack_act(info: PolicyInfo, body: bytes) -> tuple[Observation, int | None]:
     fields, parts = _parts(body, "images", "state")
     said = validated(ActOptions, fields)
-    return make_observation(info, images_from_map(info, parts["images"]), parts["state"], said), said.seed
+    return await observation_from_map(info, parts["images"], parts["state"], said), said.seed
 
 
 def _read_ask(info: PolicyInfo, body: bytes) -> tuple[dict[str, np.ndarray], AskOptions]:

@@ -16,7 +16,7 @@ from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.routes.sockets import Reader, fail
-from aegis_server.schemas import ActOptions, images_from_map, make_observation, validated
+from aegis_server.schemas import ActOptions, observation_from_map, validated
 from aegis_server.service import RefusedError, Service
 
 PREFIX = "observation/"
@@ -39,7 +39,7 @@ def router(service: Service) -> APIRouter:
                     began = time.perf_counter()
                     with service.observation(socket):
                         with service.stage("act", "decode"):
-                            observation = read(service.info, message)
+                            observation = await read(service.info, message)
                         acted = await reader.unless_gone(service.act(observation))
                         with service.stage("act", "encode"):
                             await socket.send_bytes(_answer(acted, previous_ms))
@@ -81,7 +81,7 @@ def metadata(info: PolicyInfo) -> dict[str, Any]:
     }
 
 
-def read(info: PolicyInfo, message: bytes | str) -> Observation:
+async def read(info: PolicyInfo, message: bytes | str) -> Observation:
     """An observation from a client's message.
 
     Raises:
@@ -98,4 +98,4 @@ def read(info: PolicyInfo, message: bytes | str) -> Observation:
         raise ObservationError(f"missing key '{missing[0]}': this policy takes {expected}")
     images = {camera.name: sent[f"{PREFIX}{camera.name}"] for camera in info.cameras}
     said = validated(ActOptions, {"instruction": sent[PROMPT]})
-    return make_observation(info, images_from_map(info, images), sent[STATE], said)
+    return await observation_from_map(info, images, sent[STATE], said)

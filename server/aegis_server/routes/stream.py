@@ -39,7 +39,7 @@ from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.refusals import in_words
 from aegis_server.routes.sockets import first_to_fail, receive
-from aegis_server.schemas import ActOptions, Request, images_from_map, make_observation, validated
+from aegis_server.schemas import ActOptions, Request, observation_from_map, validated
 from aegis_server.service import RefusedError, Service
 
 
@@ -97,7 +97,7 @@ class Line:
         while True:
             message = await receive(self._socket)
             with self._service.stage("act", "decode"):
-                turn, asked = read(self._service.info, message)
+                turn, asked = await read(self._service.info, message)
             if turn.epoch < self._epoch:
                 self._skipped += asked is not None
                 continue
@@ -152,7 +152,7 @@ class Line:
         }
 
 
-def read(info: PolicyInfo, message: bytes | str) -> tuple[Turn, Asked | None]:
+async def read(info: PolicyInfo, message: bytes | str) -> tuple[Turn, Asked | None]:
     """Where the loop stands, and what it asks if it asks.
 
     Raises:
@@ -171,7 +171,7 @@ def read(info: PolicyInfo, message: bytes | str) -> tuple[Turn, Asked | None]:
     if not isinstance(seen, dict) or not {"images", "state"} <= seen.keys():
         raise ObservationError("observation: expected a map with images, state and instruction")
     said = validated(ActOptions, {key: value for key, value in seen.items() if key not in ("images", "state")})
-    observation = make_observation(info, images_from_map(info, seen["images"]), seen["state"], said)
+    observation = await observation_from_map(info, seen["images"], seen["state"], said)
     if said.pending is not None and said.pending.delay != turn.delay:
         raise ObservationError(f"delay is {turn.delay}, and that of what is pending {said.pending.delay}: say the same")
     return turn, Asked(turn, observation, said.seed)
