@@ -45,11 +45,15 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         warming = asyncio.create_task(service.warm_up())
-        yield
-        warming.cancel()
-        await asyncio.wait([warming])
-        await asyncio.to_thread(service.engine.close)
-        await asyncio.to_thread(service.tracing.close)
+        try:
+            yield
+        except asyncio.CancelledError:
+            pass  # all the notice that uvicorn gives of the end after a second Ctrl+C
+        finally:
+            warming.cancel()
+            await asyncio.wait([warming])
+            await asyncio.to_thread(service.engine.close)  # its thread would keep the process alive
+            await asyncio.to_thread(service.tracing.close)
 
     app = FastAPI(title="AEGIS policy server", version=aegis_policy.__version__, lifespan=lifespan)
     app.state.service = service

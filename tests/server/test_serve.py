@@ -69,6 +69,19 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
         assert "Traceback" not in server.log.read_text()
 
 
+def test_two_interrupts_end_it_before_its_work_is_done(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait()
+        answer = RemotePolicy(server.url).ask(example_observation(INFO).images, "count")
+        next(answer)
+        server.process.send_signal(signal.SIGINT)
+        while httpx.get(f"{server.url}/readyz").status_code != 503:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 0
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_who_still_waits_at_the_end_is_told(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with serving(tmp_path / "log", *LINEAR, "--gate", str(gate), "--grace-s", "1") as server:
