@@ -155,8 +155,10 @@ class Service:
             load: makes the policy, if not as this server was told to.
 
         Raises:
-            ReloadError: it cannot be loaded, fails, or expects or gives something else; the old one serves on.
+            ReloadError: it cannot be loaded, fails, or expects or gives something else; the old one serves on. Or the
+                server is shutting down.
         """
+        self._refuse_to_reload_at_the_end()
         load = load or self.load
         if load is None:
             raise ReloadError("this process cannot tell what to load; with --replicas, send SIGHUP to `aegis serve`")
@@ -169,10 +171,15 @@ class Service:
                 self.metrics.reloads.labels("rolled back").inc()
                 logger.exception("the new checkpoint was not taken")
                 raise ReloadError(f"{type(error).__name__}: {error}; the old checkpoint serves on") from error
+            self._refuse_to_reload_at_the_end()  # which may have come meanwhile
             self.engine.policy, self.health = policy, READY
             self.metrics.reloads.labels("done").inc()
             logger.info("reload: now serving %s, checkpoint %s", policy.info.model, policy.info.checkpoint[:12])
             return policy.info
+
+    def _refuse_to_reload_at_the_end(self) -> None:
+        if self.health == DRAINING:
+            raise ReloadError("the server is shutting down")
 
     def _loaded(self, load: Callable[[], Policy]) -> Policy:
         policy = load()

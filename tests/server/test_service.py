@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import threading
 import time
@@ -244,6 +245,34 @@ def test_a_reload_that_fails_leaves_the_old_policy(gained: tuple[Server, Path], 
         assert gain_of(client) == pytest.approx(1.0)
         assert client.get("/readyz").status_code == 200
         assert metrics(client)['aegis_reloads_total{result="rolled back"}'] == 1
+
+
+def test_a_reload_does_not_make_a_server_ready_that_is_shutting_down(tmp_path: Path) -> None:
+    gate, gain = tmp_path / "gate", tmp_path / "gain"
+    gate.touch()
+    os.mkfifo(gain)  # whoever reads it waits until someone writes
+    command = (*LINEAR, "--gate", str(gate), "--gain", str(gain), "--grace-s", "60")
+    with serving(tmp_path / "log", *command) as server, open_client(server) as client, ThreadPoolExecutor(2) as pool:
+        server.wait()
+        gate.unlink()
+        begun = begin_act(pool, client)
+        reload = pool.submit(client.post, "/v1/reload")
+        time.sleep(0.3)  # until the policy is being loaded
+        server.process.terminate()
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        late = client.post("/v1/reload")
+        while not reload.done():
+            with suppress(OSError), os.fdopen(os.open(gain, os.O_WRONLY | os.O_NONBLOCK), "w") as file:
+                file.write("2")  # unless nobody reads it now
+            time.sleep(0.05)
+        for refused in (reload.result(), late):
+            assert refused.status_code == 409
+            assert refused.json()["detail"] == "the server is shutting down"
+        assert client.get("/readyz").json() == {"status": "shutting down"}
+        assert act(client).status_code == 503
+        gate.touch()
+        assert begun.result().status_code == 200
+        assert server.process.wait(timeout=30) == 0
 
 
 def test_a_websocket_s_last_act_is_answered_before_the_end(gated: Gated) -> None:
