@@ -9,11 +9,13 @@ import uuid
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aegis_server.access import refuse
 from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
+from aegis_server.refusals import CLIENT_CLOSED_REQUEST
 from aegis_server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class Guard:
             logger.warning("%s %s ended by the shutdown", scope["method"], scope["path"])
             if not status:
                 await fail(503, "the server is shutting down")
+        except ClientDisconnect:  # before it had sent all: nobody is left to answer, and nothing has failed
+            status = status or CLIENT_CLOSED_REQUEST
         except Exception:
             logger.exception("request %s: %s %s failed", request_id.get(), scope["method"], scope["path"])
             if not status:

@@ -6,6 +6,7 @@ from typing import Any
 
 MAX_CHARACTERS = 500
 """Of a refusal: it quotes what came, which may be megabytes."""
+CLIENT_CLOSED_REQUEST = 499  # nginx's, for the log: nobody is left to read it
 _OPENAI = ("/v1/chat/", "/v1/models")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

@@ -54,6 +54,25 @@ def test_requests_that_never_end_hold_up_nobody(client: httpx.Client, server: Se
     acts_promptly(client)
 
 
+def test_a_client_that_goes_while_it_sends_is_no_failure(client: httpx.Client, server: Server) -> None:
+    row = 'aegis_requests_total{route="/v1/act",status="499"}'
+    before, traces = counted(client, row), server.log.read_text().count("Traceback")
+    whole = request(server, "/v1/act", BODY, "application/json")
+    with closing(opened(server)) as gone:
+        gone.sendall(whole[: len(whole) // 2])
+    give_up = time.monotonic() + 30
+    while counted(client, row) == before:
+        assert time.monotonic() < give_up, client.get("/metrics").text
+        time.sleep(0.05)
+    assert counted(client, row) == before + 1
+    assert server.log.read_text().count("Traceback") == traces
+
+
+def counted(client: httpx.Client, row: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.removeprefix(row)) for line in lines if line.startswith(row))
+
+
 def test_answers_that_nobody_reads_hold_up_nobody_and_give_their_places_back(
     client: httpx.Client, server: Server
 ) -> None:

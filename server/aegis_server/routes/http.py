@@ -19,7 +19,6 @@ from aegis_server import refusals
 from aegis_server.service import RefusedError
 
 T = TypeVar("T")
-CLIENT_CLOSED_REQUEST = 499  # nginx's, for the log: nobody is left to read it
 JSON = "application/json"
 REFUSALS = {
     400: "Not a request that can be answered; the message says where and why",
@@ -75,7 +74,7 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HTTPException(CLIENT_CLOSED_REQUEST)
+            raise HTTPException(refusals.CLIENT_CLOSED_REQUEST)
         return task.result()
     finally:
         task.cancel()
