@@ -114,7 +114,18 @@ def test_a_websocket_takes_a_key_as_header_or_as_subprotocol(locked: Server, pat
     protocols = [Subprotocol("aegis"), Subprotocol(f"aegis.key.{encoded}")]
     with connect(websocket(locked, path), subprotocols=protocols) as socket:
         assert unpack(socket.recv(timeout=10))["model"] == "linear"
-        assert "key" not in (socket.subprotocol or "")  # an answer is no place for it
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/stream", "/v1/robot", "/v1/console"])
+def test_a_websocket_agrees_to_a_subprotocol_as_browsers_want_and_never_to_the_key(locked: Server, path: str) -> None:
+    encoded = base64.urlsafe_b64encode(KEYS[1].encode()).decode().rstrip("=")
+    protocols = [Subprotocol("aegis"), Subprotocol(f"aegis.key.{encoded}")]
+    with connect(websocket(locked, path), subprotocols=protocols) as socket:
+        assert socket.subprotocol == "aegis"
+    with connect(websocket(locked, path), subprotocols=protocols[1:]) as socket:
+        assert socket.subprotocol is None
+    with connect(websocket(locked, path), additional_headers=bearer(KEYS[0])) as socket:
+        assert socket.subprotocol is None
 
 
 @EVERY_WEBSOCKET

@@ -346,6 +346,16 @@ def test_nothing_is_animated_for_those_who_do_not_want_it(page: Any, robot: Smal
     assert page.evaluate("document.getAnimations().length") == 0
 
 
+@pytest.mark.parametrize("path", ["", "v1/stream", "v1/robot", "v1/console"])
+def test_a_page_reaches_each_websocket_with_the_subprotocols_that_carry_its_key(page: Any, path: str) -> None:
+    opened = """path => new Promise((done) => {
+        const socket = new WebSocket(new URL(`/${path}`, location), ["aegis", "aegis.key.AAAA"]);
+        socket.onopen = () => { socket.close(); done(socket.protocol); };
+        socket.onerror = () => done("refused");
+    })"""
+    assert page.evaluate(opened, path) == "aegis"
+
+
 def test_it_asks_for_the_key_and_says_so_when_the_server_goes(chromium: Any, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(KEY)
     with serving(tmp_path / "log", *LINEAR, "--keys", str(tmp_path / "keys")) as server:

@@ -22,11 +22,10 @@ from fastapi.responses import RedirectResponse
 
 from aegis_policy import ObservationError
 from aegis_server.robot import CommandError, Link
-from aegis_server.routes.sockets import first_to_fail, receive
+from aegis_server.routes.sockets import accept, first_to_fail, receive
 from aegis_server.schemas import MAX_TEXT, Request, Text, validated
 from aegis_server.service import Service
 
-PROTOCOL = "aegis"
 MAX_BROWSERS = 32
 MAX_MESSAGE = 4096
 FASTEST_S, GAUGES_S = 0.05, 0.5
@@ -75,7 +74,7 @@ def router(service: Service, link: Link) -> APIRouter:
     @routes.websocket("/v1/console")
     async def console(socket: WebSocket) -> None:
         nonlocal watching
-        await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
+        await accept(socket)
         if watching >= MAX_BROWSERS:
             await socket.close(1013, f"{watching} consoles are open already")
             return

@@ -15,7 +15,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
-from aegis_server.routes.sockets import Reader, fail
+from aegis_server.routes.sockets import Reader, accept, fail
 from aegis_server.schemas import ActOptions, observation_from_map, validated
 from aegis_server.service import RefusedError, Service
 
@@ -29,7 +29,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.websocket("/")
     async def infer(socket: WebSocket) -> None:
-        await socket.accept()
+        await accept(socket)
         try:
             await socket.send_bytes(pack(metadata(service.info)))
             previous_ms: float | None = None

@@ -30,7 +30,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from aegis_policy import ObservationError
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.robot import Description, Link, read_report
-from aegis_server.routes.sockets import first_to_fail, receive
+from aegis_server.routes.sockets import accept, first_to_fail, receive
 from aegis_server.schemas import validated
 
 BEAT_S = 0.25
@@ -45,7 +45,7 @@ def router(link: Link) -> APIRouter:
 
     @routes.websocket("/v1/robot")
     async def robot(socket: WebSocket) -> None:
-        await socket.accept()
+        await accept(socket)
         attached = False
         try:
             description = validated(Description, await _map(socket))

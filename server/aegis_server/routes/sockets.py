@@ -13,8 +13,15 @@ from fastapi import WebSocket, WebSocketDisconnect
 from aegis_server.refusals import in_words
 
 T = TypeVar("T")
+PROTOCOL = "aegis"
+"""The subprotocol that a browser offers beside its key, and has to be told was taken."""
 WAITING = 8
 """Messages that may wait; a client that sends more before it reads is held back by its own socket."""
+
+
+async def accept(socket: WebSocket) -> None:
+    """Take a connection. Of what a browser offers, one has to be chosen or it hangs up; the key must not be told."""
+    await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
 
 
 class Reader:

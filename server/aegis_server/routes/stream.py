@@ -38,7 +38,7 @@ from aegis_policy import Observation, ObservationError, PolicyInfo
 from aegis_policy.inference.wire import WireError, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.refusals import in_words
-from aegis_server.routes.sockets import first_to_fail, receive
+from aegis_server.routes.sockets import accept, first_to_fail, receive
 from aegis_server.schemas import ActOptions, Request, observation_from_map, validated
 from aegis_server.service import RefusedError, Service
 
@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.websocket("/v1/stream")
     async def stream(socket: WebSocket) -> None:
-        await socket.accept()
+        await accept(socket)
         try:
             await socket.send_bytes(pack(service.info.to_dict()))
             line = Line(socket, service)
