@@ -20,15 +20,25 @@ def check_prompt(text: str, tokens: int) -> None:
         raise ObservationError(f"prompt {begun!r}: {tokens} tokens, at most {MAX_PROMPT_TOKENS}; say it in fewer words")
 
 
+class Cut(str):
+    """The last piece of an answer that may be no longer: its token MAX_ANSWER_TOKENS still said something."""
+
+    __slots__ = ()
+
+
 def spell(tokens: Iterable[int], text: Callable[[list[int]], str]) -> Iterator[str]:
-    """Pieces that join to `text` of all tokens, each as soon as its last character is whole."""
+    """Pieces that join to `text` of all tokens, each as soon as its last character is whole; a `Cut` if it is one."""
     ids: list[int] = []
     said = whole = ""
     for token in tokens:
         ids.append(token)
         whole = text(ids)
         if whole != said and not whole.endswith(UNFINISHED):
-            yield whole[len(said) :]
+            yield _piece(whole[len(said) :], len(ids))
             said = whole
     if whole != said:
-        yield whole[len(said) :]
+        yield _piece(whole[len(said) :], len(ids))
+
+
+def _piece(text: str, tokens: int) -> str:
+    return Cut(text) if tokens == MAX_ANSWER_TOKENS else text

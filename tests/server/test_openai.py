@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis_policy.inference.text import Cut, spell
 from aegis_server.chat import before
 from tests.linear_policy import LINEAR, Server, serving
 from tests.server import clients
 
 pytestmark = clients.needed
+EOS = 1
+TALKATIVE = """
+import sys
+from aegis_policy.inference.torch_policy import TorchPolicy
+from aegis_server.process import run
+from tests.model.builders import build_checkpoint
+run(TorchPolicy(build_checkpoint(0), "cpu"), port=int(sys.argv[2]))
+"""
 ANSWER = "front: 66.67\n"  # the mean of (200, 0, 0)
 
 
@@ -52,6 +63,37 @@ def test_an_answer_ends_before_the_first_stop(found: dict[str, Any]) -> None:
     assert found["stopped"] == ["assistant", "0 1 2 ", "stop"]
     expected = [["assistant", "", None], [None, "0 ", None], [None, "1 ", None], [None, None, "stop"]]
     assert found["stopped in the stream"] == expected
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real model, of random weights, which finds no end."""
+    with serving(tmp_path_factory.mktemp("talkative") / "log", sys.executable, "-c", TALKATIVE) as server:
+        server.wait()
+        yield server
+
+
+def test_an_answer_is_cut_at_what_the_policy_may_say(talkative: Server) -> None:
+    def said(**options: Any) -> tuple[str, str]:
+        found = httpx.post(f"{talkative.url}/v1/chat/completions", json={**body, **options}, timeout=60).json()
+        return found["choices"][0]["message"]["content"], found["choices"][0]["finish_reason"]
+
+    paths = httpx.get(f"{talkative.url}/openapi.json").json()["paths"]
+    content = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    body = content["application/json"]["schema"]["examples"][0]
+    body["messages"][0]["content"][1]["text"] = "what colour is the ball"
+    whole, reason = said()
+    assert len(whole.split()) == 32 and reason == "length"
+    assert said(stop=whole) == ("", "stop")  # which is found in the last piece
+    lines = httpx.post(f"{talkative.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60).text
+    assert '"finish_reason": "length"' in lines and '"finish_reason": "stop"' not in lines
+
+
+def test_an_answer_that_ends_by_itself_with_its_last_token_is_not_cut() -> None:
+    for tokens, cut in (([7] * 31, False), ([7] * 31 + [EOS], False), ([7] * 32, True)):
+        pieces = list(spell(tokens, lambda ids: "x" * ids.count(7)))
+        assert "".join(pieces) == "x" * tokens.count(7)
+        assert [isinstance(piece, Cut) for piece in pieces] == [False] * (len(pieces) - 1) + [cut]
 
 
 @given(st.lists(st.text("ab", max_size=3), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))

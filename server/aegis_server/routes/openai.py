@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 
 from aegis_policy import PolicyInfo
 from aegis_policy.inference.example import EXAMPLE_QUESTION
+from aegis_policy.inference.text import Cut
 from aegis_server.chat import ChatCompletion, ChatRequest, ErrorResponse, Model, ModelList, before
 from aegis_server.routes.http import (
     JSON,
@@ -98,7 +99,7 @@ class Completion:
         self._named = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
     async def limited(self, pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        """Its pieces, up to the limit."""
+        """Its pieces, up to the limit: the request's or, where that is nearer, the policy's own."""
         count = 0
         async with aclosing(pieces):
             async for piece in pieces:
@@ -107,6 +108,8 @@ class Completion:
                     return
                 yield piece
                 count += 1
+                if isinstance(piece, Cut):  # asked for only after it has been read: a stop in it comes before
+                    self._reason = "length"
 
     def whole(self, text: str) -> dict[str, Any]:
         message = {"role": "assistant", "content": text}
