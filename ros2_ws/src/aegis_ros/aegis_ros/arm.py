@@ -18,7 +18,7 @@ from pink.tasks import FrameTask, PostureTask
 from qpsolvers.exceptions import QPError
 
 from aegis_policy import Feature, PolicyInfo
-from aegis_policy.control import Limits
+from aegis_policy.control import AxisLimits, Limits
 from aegis_policy.hand import Hand
 
 SOLVER = "daqp"
@@ -183,15 +183,15 @@ class Translator:
             self.moving, self.arm.joints, *self.arm.range(), fastest, strict=True
         ):
             limit = limits[index]
-            for what, given, most in (
-                ("lower", -limit.lower, -lower),
-                ("upper", limit.upper, upper),
-                ("velocity", limit.velocity, speed),
+            assert isinstance(limit, AxisLimits)  # `check_limits` has seen to it
+            for what, given, allowed, ok in (
+                ("lower", limit.lower, lower, limit.lower >= lower),
+                ("upper", limit.upper, upper, limit.upper <= upper),
+                ("velocity", limit.velocity, speed, limit.velocity <= speed),
             ):
-                if given > most:
-                    found, allowed = (-given, -most) if what == "lower" else (given, most)
+                if not ok:
                     raise MismatchError(
-                        f"parameter 'limits.{name}.{what}' is {found:g}, and robot_description allows {allowed:g}"
+                        f"parameter 'limits.{name}.{what}' is {given:g}, and robot_description allows {allowed:g}"
                     )
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
