@@ -65,11 +65,16 @@ class Service:
         try:
             await self.engine.run(lambda: try_out(self.engine.policy))
         except Exception:
-            self.health = "the policy failed its warm-up; see the log"
+            self._warmed("the policy failed its warm-up; see the log")
             logger.exception("the policy failed its warm-up: not ready")
         else:
-            self.health = READY if self.health == WARMING else self.health
+            self._warmed(READY)
             logger.info("ready")
+
+    def _warmed(self, health: str) -> None:
+        """Take on `health`, unless a reload or the end has come meanwhile."""
+        if self.health == WARMING:
+            self.health = health
 
     async def act(self, observation: Observation, seed: int | None = None, deadline_s: float | None = None) -> Acted:
         """The next chunk.

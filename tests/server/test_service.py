@@ -27,7 +27,7 @@ from aegis_policy import Observation
 from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
-from aegis_server.service import Service
+from aegis_server.service import DRAINING, Service
 from aegis_server.settings import Settings
 from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 
@@ -309,6 +309,21 @@ def test_the_end_waits_until_an_answer_is_on_its_websocket() -> None:
         await asyncio.wait_for(end, 5)
 
     asyncio.run(ended())
+
+
+def test_a_warm_up_that_fails_late_does_not_undo_the_end(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.write_text("break")
+
+    async def ended() -> str:
+        service = Service(LinearPolicy(gate), Settings())
+        service.engine.start()
+        await service.drain(0)
+        await service.warm_up()
+        service.engine.close()
+        return service.health
+
+    assert asyncio.run(ended()) == DRAINING
 
 
 def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path: Path) -> None:
