@@ -7,12 +7,16 @@ imports torch through it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+CONTRACT = ("cameras", "state", "actions", "horizon", "control_hz", "max_delay")
+"""Of a `PolicyInfo`, what whoever acts by it relies on."""
 LARGEST = 1e12
 """In SI units no robot measures more, not even the time since 1970. What is beyond would overflow in a model."""
 
@@ -62,6 +66,11 @@ class PolicyInfo:
     instructions: tuple[str, ...]
     checkpoint: str
     max_delay: int = 0
+
+    def contract(self) -> str:
+        """A digest of what callers rely on, CONTRACT: another one means other numbers, even of the same shapes."""
+        parts = {part: asdict(self)[part] for part in CONTRACT} | {"control_hz": float(self.control_hz)}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -171,6 +180,13 @@ def act_many(policy: Policy, observations: Sequence[Observation], seeds: Sequenc
     if isinstance(policy, BatchedPolicy) and observations:
         return policy.act_many(observations, seeds)
     return [policy.act(observation, seed=seed) for observation, seed in zip(observations, seeds, strict=True)]
+
+
+def check_chunk(info: PolicyInfo, chunk: ActionChunk) -> None:
+    """Raise RuntimeError rather than send a robot what is no action."""
+    expected = (info.horizon, len(info.actions))
+    if chunk.actions.shape != expected or not np.isfinite(chunk.actions).all():
+        raise RuntimeError(f"the policy gave {chunk.actions.shape} actions, or ones not finite; expected {expected}")
 
 
 def find_camera(info: PolicyInfo, name: str) -> Camera:

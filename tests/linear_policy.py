@@ -147,7 +147,7 @@ def load(gain: Path | None) -> LinearPolicy:
         return LinearPolicy()
     if gain.read_text() == "other":
         policy = LinearPolicy()
-        policy.info = replace(policy.info, horizon=5)
+        policy.info = replace(policy.info, control_hz=20.0)
         return policy
     return LinearPolicy(gain=float(gain.read_text()))
 

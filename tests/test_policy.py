@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from aegis_policy import ActionChunk, BatchedPolicy, Observation, act_many
+from aegis_policy import ActionChunk, BatchedPolicy, Feature, Observation, PolicyInfo, act_many
 from tests.linear_policy import LinearPolicy
 
 POLICY = LinearPolicy()
@@ -29,6 +32,15 @@ def test_a_policy_without_a_way_of_its_own_acts_for_one_after_the_other():
 def test_a_policys_own_way_goes_first():
     chunks = act_many(Together(), OBSERVATIONS, [3, 4])
     assert [chunk.actions.max() for chunk in chunks] == [3, 4]
+
+
+def test_a_contract_is_of_what_callers_rely_on_and_survives_the_way():
+    info = POLICY.info
+    assert PolicyInfo.from_dict(json.loads(json.dumps(info.to_dict()))).contract() == info.contract()
+    same = replace(info, model="other", checkpoint="f" * 64, instructions=(), control_hz=int(info.control_hz))
+    assert same.contract() == info.contract()
+    millimetres = replace(info, actions=(Feature("dx", "mm"), *info.actions[1:]))
+    assert millimetres.contract() != info.contract() != replace(info, control_hz=20).contract()
 
 
 def test_nothing_to_act_for_is_nothing_done():

@@ -10,8 +10,16 @@ from typing import Any
 import httpx
 import numpy as np
 
-from aegis_policy.inference.wire import CONTENT_TYPE, WireError, pack, unpack
-from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
+from aegis_policy.inference.wire import CONTENT_TYPE, CONTRACT_HEADER, WireError, pack, unpack
+from aegis_policy.policy import (
+    ActionChunk,
+    Observation,
+    ObservationError,
+    PolicyInfo,
+    check_chunk,
+    check_images,
+    check_observation,
+)
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 API_KEY = "AEGIS_API_KEY"
@@ -23,7 +31,8 @@ class RemotePolicy:
 
     Raises:
         ObservationError: the observation or question does not fit the policy, in the server's words (422).
-        ConnectionError: no answer from `url`, an answer that broke off, or one that is not a policy server's.
+        ConnectionError: no answer from `url`, an answer that broke off, one that is not a policy server's, or one of
+            another policy than was found there first, with other actions, units, state, cameras or rate.
     """
 
     def __init__(
@@ -70,9 +79,11 @@ class RemotePolicy:
             body["pending"] = {"actions": np.asarray(pending.actions), "delay": int(pending.delay)}
         answer = self._call("POST", "/v1/act", body)
         try:
-            return ActionChunk(actions=np.array(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConnectionError(f"{self.url}: /v1/act did not give actions; is this `aegis serve`?") from error
+            chunk = ActionChunk(actions=np.array(answer["actions"], dtype=np.float32), stamp=answer["stamp"])
+            check_chunk(self.info, chunk)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ConnectionError(f"{self.url}: /v1/act gave no actions ({error}); is this `aegis serve`?") from error
+        return chunk
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """The answer, streamed, as `Policy.ask`; closing the iterator early tells the server to stop."""
@@ -89,6 +100,13 @@ class RemotePolicy:
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         self._check(response)
+        # What a server says of itself may be another's by now: a restart with another policy, at the same address.
+        acts = response.headers.get(CONTRACT_HEADER)
+        if acts is not None and acts != self.info.contract():
+            raise ConnectionError(
+                f"{self.url}: another policy is served there by now, with other actions, state, cameras or rate; "
+                f"connect anew"
+            )
         try:
             return response.json() if body is None else unpack(response.content)
         except (ValueError, WireError) as error:

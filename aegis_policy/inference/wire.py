@@ -16,6 +16,8 @@ import msgpack
 import numpy as np
 
 CONTENT_TYPE = "application/msgpack"
+CONTRACT_HEADER = "x-policy-contract"
+"""Of an answer to /v1/act: `PolicyInfo.contract` of the policy that acted."""
 KINDS = "biuf"
 """Kinds of NumPy dtypes that travel: truth values, integers and floats, of 8 bytes at most."""
 MAX_CONTAINERS, MAX_LENGTH, MAX_DIMENSIONS = 256, 4096, 32

@@ -22,10 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
-
-from aegis_policy import ActionChunk, Observation, Policy, PolicyInfo
-from aegis_policy.policy import act_many
+from aegis_policy import ActionChunk, Observation, Policy
+from aegis_policy.policy import act_many, check_chunk
 
 T = TypeVar("T")
 PATIENCE_S, SHARE = 0.25, 0.25
@@ -237,13 +235,6 @@ class Engine:
         self._company = len(acts) + len(self._acts)  # before anyone has his chunk and comes back
         for act, chunk in zip(acts, chunks, strict=True):
             act.future.set_result(Acted(chunk, now - act.since, model_s, len(acts)))
-
-
-def check_chunk(info: PolicyInfo, chunk: ActionChunk) -> None:
-    """Raise RuntimeError rather than send a robot what is no action."""
-    expected = (info.horizon, len(info.actions))
-    if chunk.actions.shape != expected or not np.isfinite(chunk.actions).all():
-        raise RuntimeError(f"the policy gave {chunk.actions.shape} actions, or ones not finite; expected {expected}")
 
 
 def _settle(future: Future[Any], work: Callable[[], Any]) -> None:

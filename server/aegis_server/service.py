@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 
 from aegis_policy import Observation, Policy, PolicyInfo
 from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
-from aegis_server.engine import Acted, Engine, OverloadedError, check_chunk
+from aegis_policy.policy import CONTRACT, check_chunk
+from aegis_server.engine import Acted, Engine, OverloadedError
 from aegis_server.gauges import Recent
 from aegis_server.logs import request_id
 from aegis_server.metrics import Metrics
@@ -188,7 +189,7 @@ class Service:
 
     def _loaded(self, load: Callable[[], Policy]) -> Policy:
         policy = load()
-        for part in ("cameras", "state", "actions", "horizon", "control_hz", "max_delay"):
+        for part in CONTRACT:
             old, new = getattr(self.info, part), getattr(policy.info, part)
             if old != new:
                 raise ValueError(f"its {part}: {new}, where clients rely on {old}; restart the server to change that")

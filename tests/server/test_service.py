@@ -231,7 +231,7 @@ def test_reloads_under_load_lose_nothing(gained: tuple[Server, Path], how: str) 
     [
         ("no number", "could not convert"),
         ("nan", "not finite"),  # loads, and fails its self-test
-        ("other", "its horizon: 5, where clients rely on 4"),
+        ("other", "its control_hz: 20.0, where clients rely on 10.0"),
     ],
 )
 def test_a_reload_that_fails_leaves_the_old_policy(gained: tuple[Server, Path], written: str, reason: str) -> None:
@@ -350,6 +350,13 @@ def test_a_server_that_dies_is_a_clear_error_and_its_successor_is_found(tmp_path
         with serving(tmp_path / "log2", *LINEAR, port=int(port)) as successor:
             successor.wait()
             assert policy.act(SEEN, seed=0).actions.shape == (4, 3)
+        other = tmp_path / "other"
+        other.write_text("other")
+        with serving(tmp_path / "log3", *LINEAR, "--gain", str(other), port=int(port)) as stranger:
+            stranger.wait()
+            with pytest.raises(ConnectionError, match="another policy is served there by now"):
+                policy.act(SEEN, seed=0)
+            assert RemotePolicy(server.url).act(SEEN, seed=0).actions.shape == (4, 3)
 
 
 def test_every_response_names_its_request(client: httpx.Client) -> None:

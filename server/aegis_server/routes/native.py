@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from aegis_policy import Observation, ObservationError, PolicyInfo
-from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
+from aegis_policy.inference.wire import CONTENT_TYPE, CONTRACT_HEADER, pack, unpack
 from aegis_server.engine import Acted
 from aegis_server.routes.http import (
     JSON,
@@ -54,6 +54,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["policy"], responses=refused_with(Detail, 401, 403, 500))
     refusals = refused_with(Detail, 413, 415, 422, 429, 503, 504)
     info = service.info  # what clients rely on in it outlasts a reload
+    relied_on = {CONTRACT_HEADER: info.contract()}
     act_body = contents(act_example(info), ActRequest.model_json_schema(), binary=BINARY)
     ask_body = contents(ask_example(info), AskRequest.model_json_schema(), binary=BINARY)
 
@@ -77,9 +78,9 @@ def router(service: Service) -> APIRouter:
         with service.stage("act", "encode"):
             answer = _answer(acted, began)
             if form == CONTENT_TYPE:
-                return Response(pack({**answer, "actions": acted.chunk.actions}), media_type=CONTENT_TYPE)
+                return Response(pack({**answer, "actions": acted.chunk.actions}), 200, relied_on, CONTENT_TYPE)
             shown = ActResponse(**answer, actions=acted.chunk.actions.tolist())
-            return Response(shown.model_dump_json(), media_type=JSON)
+            return Response(shown.model_dump_json(), 200, relied_on, JSON)
 
     @routes.post("/v1/ask", response_model=AskResponse, responses={**refusals, 200: STREAM}, openapi_extra=ask_body)
     async def ask(request: Request) -> Any:
