@@ -173,7 +173,13 @@ class Player:
         films = [index < self._videos for index in indices]
         policy = Timed(self._policy)
         episodes = run_episodes(
-            policy, self._envs, seeds, replan_every=self._replan_every, films=films, traced=self._traced
+            policy,
+            self._envs,
+            seeds,
+            replan_every=self._replan_every,
+            questions_asked=any(camera.name == CAMERA for camera in policy.info.cameras),  # they are about its view
+            films=films,
+            traced=self._traced,
         )
         return Played(policy.info, tuple(episodes), policy.latency)
 

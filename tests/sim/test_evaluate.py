@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aegis_policy import ActionChunk
 from aegis_policy.inference.load import load_policy
 from aegis_sim import tasks
 from aegis_sim.evaluate import evaluate
@@ -165,6 +166,22 @@ def test_neither_asking_nor_filming_changes_a_motion():
     assert np.array_equal(quiet.chunks, busy.chunks)
     assert dataclasses.replace(with_both.rollout, video=None) == without.rollout
     assert Image.open(io.BytesIO(with_both.rollout.video)).is_animated
+
+
+class Still(Wandering):
+    """Sees by its wrist alone, and stays where it is."""
+
+    info = dataclasses.replace(INFO, cameras=tuple(camera for camera in INFO.cameras if camera.name == "wrist"))
+
+    def act(self, observation, *, seed=None):
+        assert list(observation.images) == ["wrist"]
+        return ActionChunk(np.zeros((self.info.horizon, len(self.info.actions)), np.float32), observation.stamp)
+
+
+@pytest.mark.sim
+def test_a_policy_without_the_camera_that_questions_are_about_is_driven_and_not_asked():
+    found = evaluate(Still, "pick", 1, 0)
+    assert found.rates["success"].n == 1 and found.rates["vqa"].n == 0
 
 
 @pytest.mark.sim
