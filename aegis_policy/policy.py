@@ -69,7 +69,8 @@ class PolicyInfo:
 
     def contract(self) -> str:
         """A digest of what callers rely on, CONTRACT: another one means other numbers, even of the same shapes."""
-        parts = {part: asdict(self)[part] for part in CONTRACT} | {"control_hz": float(self.control_hz)}
+        found = self.to_dict() | {"control_hz": float(self.control_hz)}
+        parts = {part: found[part] for part in CONTRACT}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class RemotePolicy:
             self._info = PolicyInfo.from_dict(data)
         except (KeyError, TypeError) as error:
             raise ConnectionError(f"{self.url}: /v1/info is not a policy's; is this `aegis serve`?") from error
+        self._contract = self._info.contract()
 
     @property
     def info(self) -> PolicyInfo:
@@ -102,7 +103,7 @@ class RemotePolicy:
         self._check(response)
         # What a server says of itself may be another's by now: a restart with another policy, at the same address.
         acts = response.headers.get(CONTRACT_HEADER)
-        if acts is not None and acts != self.info.contract():
+        if acts is not None and acts != self._contract:
             raise ConnectionError(
                 f"{self.url}: another policy is served there by now, with other actions, state, cameras or rate; "
                 f"connect anew"

@@ -19,7 +19,7 @@ from aegis_policy import ActionChunk, Observation, Policy
 from aegis_policy.control import Controller, Rejection, State
 from aegis_ros.answers import Turns
 from aegis_ros.arm import KinematicsError, Translator
-from aegis_ros.inputs import Inputs
+from aegis_ros.inputs import Inputs, Joints
 from aegis_ros.outputs import Output
 
 log = logging.getLogger(__name__)
@@ -238,9 +238,9 @@ class Driver:
         in_time = 0 <= elapsed <= self._latest_tick
         if not in_time and self._controller.state in (State.RUNNING, State.STOPPING):
             self._silent = True  # by now the arm goes its own way to rest; a command would tear it back
-        if in_time and self._controller.state is State.RUNNING:  # else it is the clock that is wrong
-            self._look(now)
         joints = self._inputs.joints()
+        if in_time and self._controller.state is State.RUNNING:  # else it is the clock that is wrong
+            self._look(now, joints)
         if joints is not None:
             state = self._translator.state(joints.positions, joints.fingers)
             command = self._controller.tick(now, state, joints.stamp)
@@ -255,13 +255,13 @@ class Driver:
         self._count(now)
         self._settle(now)
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float, joints: Joints | None) -> None:
         """End what can no longer be carried out."""
         job = self._job
         assert job is not None
         if wrong := self._inputs.wrong(now):
             self.end(job, Reason.STALE_INPUT, wrong)
-        elif self._moved and (joints := self._inputs.joints()) and (wrong := self._output.astray(joints.positions)):
+        elif self._moved and joints is not None and (wrong := self._output.astray(joints.positions)):
             self.end(job, Reason.LIMIT, wrong)
         elif now - job.began >= job.limit:
             self.end(job, Reason.TIME_LIMIT, f"the time is up: {job.limit:g} s")
