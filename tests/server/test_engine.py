@@ -118,10 +118,10 @@ def test_those_in_step_wait_for_one_another_and_no_longer_than_stated() -> None:
         waited = time.monotonic() - began
         began = time.monotonic()
         await engine.act(SEEN, 4)  # its companion is gone for good
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 1.9
         return waited
 
-    assert 0.9 < run(work, Capacity(batch_wait_s=1.0)) < 5.0
+    assert 1.9 < run(work, Capacity(batch_wait_s=2.0)) < 20.0
 
 
 def test_acts_go_before_answers() -> None:

@@ -19,6 +19,7 @@ from aegis_policy.inference.wire import CONTENT_TYPE, pack
 from tests.linear_policy import Server, serving
 
 SIZE = 4096
+TRIES = 5
 PROGRAM = f"""
 import sys
 from dataclasses import replace
@@ -94,9 +95,14 @@ def longest_s(client: httpx.Client, until: Future[None]) -> float:
 def test_a_slow_file_does_not_keep_others_waiting(
     server: Server, slow: bytes, send: Callable[[Server, bytes], None]
 ) -> None:
+    waits = []
     with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client, ThreadPoolExecutor(1) as pool:
-        before = decoding_s(client)
-        sent = pool.submit(send, server, slow)
-        longest = longest_s(client, sent)
-        sent.result()
-        assert longest < (decoding_s(client) - before) / 2
+        for _ in range(TRIES):  # a busy machine may keep anybody waiting; who waits for the file waits each time
+            before = decoding_s(client)
+            sent = pool.submit(send, server, slow)
+            longest = longest_s(client, sent)
+            sent.result()
+            waits.append((longest, decoding_s(client) - before))
+            if longest < waits[-1][1] / 2:
+                return
+    pytest.fail(f"others waited as long as the file took, in seconds: {waits}")
