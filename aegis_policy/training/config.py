@@ -27,7 +27,7 @@ OPTIONS_OF: dict[str, tuple[MethodName, ...]] = {
 }
 """Settings that are of some methods alone."""
 MAX_VQA_SETS = 3
-HELD = 0.25
+HELD = 0.125
 """Share of a batch's samples that distil-features holds to what was before; all would cost a step and a half."""
 _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "replay"})
 """Settings that name files or checkpoints."""
