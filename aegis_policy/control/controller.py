@@ -146,6 +146,12 @@ class Controller:
             at_rest = self._limiter is None or self._limiter.at_rest
             return self._safety.state is State.RUNNING and self._scheduler.wants_chunk(now, at_rest)
 
+    @property
+    def seen_from(self) -> float:
+        """s; the next chunk may not answer what was seen before that."""
+        with self._lock:
+            return max(self._started, self._scheduler.seen_from)
+
     def ask(self, stamp: float) -> Pending | None:
         """What the policy is to be told of the last chunk, with the observation of `stamp` (s) that it is to act on.
 

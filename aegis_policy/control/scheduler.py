@@ -12,7 +12,7 @@ limits: a seam between two chunks is the limiter's to smooth.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import exp
+from math import exp, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -44,9 +44,11 @@ class Scheduler(ABC):
 
     Attributes:
         trouble: why there is no point in going on; "" while there is.
+        seen_from: s; the next chunk may not answer what was seen before that.
     """
 
     trouble = ""
+    seen_from = -inf
 
     def __init__(self, execute: int) -> None:
         """Ask for a new chunk every `execute` >= 1 actions."""
@@ -107,13 +109,32 @@ class Asynchronous(Scheduler):
 
 
 class Synchronous(Asynchronous):
-    """The first `execute` actions of a chunk from the moment it is there; then standstill until the next."""
+    """The first `execute` actions of a chunk from the moment it is there; then standstill until the next.
 
-    def schedule(self, chunk: ActionChunk, now: float) -> Layout:
+    A chunk goes on from where the robot stands, so it has to answer what was seen there: displacements that were meant
+    for a place on the way would lead past the goal.
+    """
+
+    def clear(self) -> None:
+        super().clear()
+        self.seen_from = -inf
+
+    def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
+        if chunk.stamp < self.seen_from:
+            return Rejection("stamp", f"observed {self.seen_from - chunk.stamp:.3g} s before the robot stood still")
         return Layout(chunk.actions[: self.execute], now)
 
     def wants_chunk(self, now: float, at_rest: bool) -> bool:
-        return self.newest is None or (now >= self.newest.end and at_rest)
+        if self.newest is None:
+            return True
+        stands = now >= self.newest.end and at_rest
+        if stands and self.seen_from == -inf:
+            self.seen_from = now
+        return stands
+
+    def add(self, plan: Plan) -> None:
+        super().add(plan)
+        self.seen_from = -inf
 
 
 class TemporalEnsemble(Scheduler):

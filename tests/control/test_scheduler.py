@@ -64,6 +64,18 @@ def test_synchronous_plays_its_share_from_now_and_waits_for_rest():
     assert scheduler.wants_chunk(1.71, True) and not scheduler.wants_chunk(1.71, False)
 
 
+def test_synchronous_takes_no_chunk_for_what_was_seen_before_the_robot_stood():
+    scheduler = Synchronous(3)
+    scheduler.add(plan(scheduler.schedule(steady(stamp=1.0), 1.4).actions, 1.4))
+    assert scheduler.wants_chunk(1.8, True) and scheduler.wants_chunk(2.0, True)
+    assert scheduler.schedule(steady(stamp=1.7), 2.0).reason == "observed 0.1 s before the robot stood still"
+    assert scheduler.schedule(steady(stamp=1.8), 2.0).start == 2.0
+    scheduler.add(plan(scheduler.schedule(steady(stamp=1.8), 2.0).actions, 2.0))
+    assert scheduler.wants_chunk(2.4, True) and scheduler.seen_from == 2.4
+    scheduler.clear()
+    assert scheduler.wants_chunk(3.0, True) and scheduler.schedule(steady(stamp=2.9), 3.0).start == 3.0
+
+
 def test_asynchronous_follows_the_newest_from_the_action_that_is_due():
     scheduler = Asynchronous(4)
     assert scheduler.schedule(steady(stamp=1.0), 1.3).start == 1.3  # the robot has stood since
