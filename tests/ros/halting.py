@@ -30,6 +30,7 @@ PARAMETERS = (
     "rate:=100.0",
     "scheduler:=asynchronous",
     "displacements.translation:=1.0",
+    "arm.coasting:=0.04",
     f"timeouts.tick:={TICK}",
     f"timeouts.images:={IMAGES}",
     f"timeouts.joints:={JOINTS}",

@@ -107,3 +107,17 @@ def test_who_fails_gives_his_turn_back() -> None:
 
     finish(in_background(act))
     assert done.is_set()
+
+
+def test_a_policy_that_serves_several_at_once_is_asked_while_it_answers() -> None:
+    turns, acted = Turns(needed=False), Event()
+
+    def act(word: str) -> None:
+        def first() -> None:
+            with turns.first():
+                acted.set()
+
+        finish(in_background(first))
+
+    assert answer(Speaker("a", before=act), turns, {}, "what?", lambda text: True) == ("a", True)
+    assert acted.is_set()

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aegis_policy.control import RealTime, State
+from aegis_policy.control import Asynchronous, RealTime, Scheduler, State, Synchronous
 from aegis_ros.driver import Reason
 from tests.ros.virtual import FIRST_CHUNK, GATES, LIMIT, PERIOD, SPEED, TIMEOUTS, World
 
@@ -267,3 +267,44 @@ def test_in_real_time_a_policy_goes_on_from_what_is_carried_out_meanwhile(latenc
     assert world.driver.followed.start <= world.now < world.driver.followed.start + 1.0
     assert world.driver.followed.most == 10
     assert_inside(world)
+
+
+@pytest.mark.parametrize("lag", [0.02, 0.15, 0.3, 0.4])
+def test_who_stands_between_chunks_acts_on_what_was_seen_there_however_late_the_camera(lag: float) -> None:
+    """A picture from on the way would have the next chunk go once more what the arm has gone since."""
+    timeouts = replace(TIMEOUTS, chunk=3.0)
+    world, off = World(timeouts=timeouts, scheduler=Synchronous(5), camera_lag=lag), list[np.ndarray]()
+
+    def look(actions: np.ndarray) -> np.ndarray:
+        off.append(actions[0, :2] - 0.1 * SPEED - world.sent[-1].positions if world.sent else np.zeros(2))
+        return actions
+
+    world.policy.spoil = look
+    world.run(1.0)
+    world.begin()
+    world.run(8.0)
+    assert len(off) > 5 and not world.endings
+    np.testing.assert_allclose(off, 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("scheduler", "delay"), [(Synchronous(5), 0.3), (Asynchronous(5), 0.1), (RealTime(4), 0.14)])
+def test_steps_are_actions_that_were_carried_out_and_not_time(scheduler: Scheduler, delay: float) -> None:
+    world = World(scheduler=scheduler)
+    world.policy.delay = delay
+    world.run(1.0)
+    world.begin()
+    world.run(6.0)
+    moved = world.sent[-1].positions[0] - world.sent[0].positions[0]
+    assert world.driver.progress(world.clock).steps == pytest.approx(moved / (0.1 * SPEED), abs=3)
+
+
+def test_what_kept_the_policy_from_seeing_is_named_and_not_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, apart = World(), "images and joint states lie 0.200 s apart, limit 0.12 s"
+    world.moving()
+    monkeypatch.setattr(world.inputs, "view", lambda: apart)
+    world.run_until(lambda: world.endings)
+    world.begin()
+    world.run_until(lambda: len(world.endings) == 2)
+    for ending, begins in zip(world.endings, ("chunk: stale", "no actions within 1 s"), strict=True):
+        assert ending.reason is Reason.STALE_INPUT and ending.message.startswith(begins)
+        assert ending.message.endswith(apart)

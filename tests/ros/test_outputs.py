@@ -110,8 +110,22 @@ def test_joints_come_in_the_arms_order_whatever_the_policys(env: ArmEnv, arm: Ar
 
 def test_an_array_stays_in_the_joints_range(arm: Arm) -> None:
     for far, end in zip((-9.0, 9.0), arm.range(), strict=True):
-        array = first(ArrayOutput(Translator(arm, JOINT_INFO), FOLLOWING), np.zeros(7), np.full(7, far))
+        middle = 0.5 * np.sum(arm.range(), axis=0)
+        array = first(ArrayOutput(Translator(arm, JOINT_INFO), FOLLOWING), middle, np.full(7, far))
         assert list(array.data) == end.tolist()
+
+
+@pytest.mark.parametrize("beyond", [-0.3, 0.3])
+def test_who_begins_outside_the_range_is_not_thrown_back_into_it(arm: Arm, beyond: float) -> None:
+    """The way back is the limits' affair; the messages of it lead no farther out than where the arm was."""
+    translator, end = Translator(arm, JOINT_INFO), arm.range()[beyond > 0]
+    joints = np.where(np.arange(7) == 3, end + beyond, 0.5 * np.sum(arm.range(), axis=0))
+    back = joints - 0.01 * np.sign(beyond) * (np.arange(7) == 3)
+    for commanded, expected in ((joints, joints), (back, back), (joints + beyond, joints)):
+        order = commanded[::-1]  # as JOINT_INFO has them
+        array, trajectory = ArrayOutput(translator, FOLLOWING), TrajectoryOutput(translator, FOLLOWING, 0.04, 0.25)
+        assert np.array(first(array, joints, order).data)[3] == pytest.approx(expected[3])
+        assert first(trajectory, joints, order).points[-1].positions[3] == pytest.approx(expected[3])
 
 
 def test_an_array_takes_the_hand_to_its_place(env: ArmEnv, arm: Arm) -> None:

@@ -1,8 +1,8 @@
 """One policy for two: who acts goes first, and who answers fits in between the words.
 
-A policy is one caller's at a time (`TorchPolicy` says so). An answer is made word by word, so it needs the policy
-only for one word at a time, and waits for the next while an action is wanted. No second copy of a large model is
-needed; an action waits for one word at most.
+A policy of this process is one caller's at a time (`TorchPolicy` says so). An answer is made word by word, so it needs
+the policy only for one word at a time, and waits for the next while an action is wanted. No second copy of a large
+model is needed; an action waits for one word at most.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ from aegis_policy import Policy
 
 
 class Turns:
-    """A lock for two kinds of callers, one of which goes first."""
+    """A lock for two kinds of callers, one of which goes first.
 
-    def __init__(self) -> None:
+    Args:
+        needed: False for a policy that serves any number at once, as a server does: it has its own order, and an action
+            that waited here for a word would wait for whoever else is served as well.
+    """
+
+    def __init__(self, needed: bool = True) -> None:
+        self._needed = needed
         self._condition = Condition()
         self._taken, self._urgent = False, 0
 
     @contextmanager
     def first(self) -> Iterator[None]:
         """Before all who wait for `between`."""
+        if not self._needed:
+            yield
+            return
         with self._condition:
             self._urgent += 1
             self._condition.wait_for(lambda: not self._taken)
@@ -37,6 +46,9 @@ class Turns:
     @contextmanager
     def between(self) -> Iterator[None]:
         """When nobody wants to be first."""
+        if not self._needed:
+            yield
+            return
         with self._condition:
             self._condition.wait_for(lambda: not self._taken and not self._urgent)
             self._taken = True

@@ -131,7 +131,8 @@ class Driver:
         self._next: Job | None = None
         self._rejection: Rejection | None = None
         self._first_stamp: float | None = None  # when the first chunk of the job came
-        self._latency, self._steps = 0.0, 0
+        self._latency, self._executed = 0.0, 0.0
+        self._unseen = ""  # why there was nothing to observe when it was wanted last
         self._last, self._silent = 0.0, False
         self._trouble = ""
         self._followed: Followed | None = None
@@ -252,7 +253,7 @@ class Driver:
                 braking = self._controller.state is not State.RUNNING
                 message = self._output.message(command, joints.positions, dt, braking)
                 self._send(message, self._translator.gripper(command.position))
-        self._count(now)
+        self._count(now, elapsed)
         self._settle(now)
 
     def _look(self, now: float, joints: Joints | None) -> None:
@@ -266,8 +267,9 @@ class Driver:
         elif now - job.began >= job.limit:
             self.end(job, Reason.TIME_LIMIT, f"the time is up: {job.limit:g} s")
         elif self._first_stamp is None and now - job.began > self._first_chunk:
-            refused = f"; the last {self._rejection}" if self._rejection else ""
-            self.end(job, Reason.POLICY_ERROR, f"no actions within {self._first_chunk:g} s{refused}")
+            why = self._unseen or (f"the last {self._rejection}" if self._rejection else "")
+            reason = Reason.STALE_INPUT if self._unseen else Reason.POLICY_ERROR
+            self.end(job, reason, f"no actions within {self._first_chunk:g} s{why and f'; {why}'}")
 
     def _settle(self, now: float) -> None:
         """End what has come to rest, and begin what waits."""
@@ -296,14 +298,16 @@ class Driver:
         self._controller.start(now)
         self._job, job.began = job, now
         self._moved, self._silent, self._trouble = False, False, ""
-        self._first_stamp, self._latency, self._steps, self._rejection = None, 0.0, 0, None
-        self._followed = None
+        self._first_stamp, self._latency, self._executed, self._rejection = None, 0.0, 0.0, None
+        self._followed, self._unseen = None, ""
 
     def _blame(self, fault: str) -> tuple[Reason, str]:
         """What the controller's fault is called."""
         if fault.startswith("state:"):
             return Reason.STALE_INPUT, fault
         if fault.startswith("chunk:"):
+            if self._unseen:
+                return Reason.STALE_INPUT, f"{fault}; {self._unseen}"
             if self._rejection is None:
                 return Reason.POLICY_ERROR, f"{fault}; the policy was too late"
             broken = self._rejection.check in ("jump", "jerk")
@@ -318,9 +322,16 @@ class Driver:
         self._controller.estop(message)
         self._settle(now)
 
-    def _count(self, now: float) -> None:
-        if self._controller.state is State.RUNNING and self._first_stamp is not None:
-            self._steps = int((now - self._first_stamp) * self._policy.info.control_hz)
+    @property
+    def _steps(self) -> int:
+        """Actions executed; their sum is of many small parts."""
+        return int(self._executed + 1e-6)
+
+    def _count(self, now: float, elapsed: float) -> None:
+        """Not while the arm stands and waits for the next chunk."""
+        if self._controller.state is State.RUNNING and (plan := self._controller.plan) is not None:
+            carried = min(now, plan.end) - max(now - elapsed, plan.start)
+            self._executed += max(carried, 0.0) / plan.step
 
     def _follow(self, chunk: ActionChunk) -> None:
         """Remember what has just been accepted, to be shown."""
@@ -343,19 +354,18 @@ class Driver:
             job = self._job
             if job is None or not self._controller.wants_chunk(clock()):
                 return False
-            newest = self._controller.plan
-            after = job.began if newest is None else newest.stamp
         try:
-            return self._act(job, after, clock)
+            return self._act(job, clock)
         except Exception as error:  # whatever a policy or a picture raises, the arm must not wait for it
             log.exception("policy: the arm stops")
             self.end(job, Reason.POLICY_ERROR, f"policy: {type(error).__name__}: {error}")
             return True
 
-    def _act(self, job: Job, after: float, clock: Callable[[], float]) -> bool:
-        view = self._inputs.view()
-        if isinstance(view, str) or view.stamp < after or (self._controller.plan and view.stamp == after):
-            return False  # not seen yet; if it lasts, the watchdog says why
+    def _act(self, job: Job, clock: Callable[[], float]) -> bool:
+        view, newest = self._inputs.view(), self._controller.plan
+        self._unseen = view if isinstance(view, str) else ""
+        if isinstance(view, str) or view.stamp < self._controller.seen_from or (newest and view.stamp <= newest.stamp):
+            return False  # not seen yet; if it lasts, the watchdog ends it
         state = self._translator.state(view.joints.positions, view.joints.fingers)
         pending = self._controller.ask(view.stamp)
         if pending is not None:

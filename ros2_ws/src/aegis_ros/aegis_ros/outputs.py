@@ -59,9 +59,12 @@ class _JointOutput:
         self._translator, self._arm, self._following = translator, translator.arm, following
         self._follower: Follower | None = None
         self._sent: np.ndarray | None = None
+        self._reach = self._arm.range()
 
     def begin(self, positions: np.ndarray) -> None:
         self._follower, self._sent = self._translator.follower(positions), None
+        lower, upper = self._arm.range()  # who begins outside comes back as the limits say, not at one stroke
+        self._reach = np.minimum(lower, positions), np.maximum(upper, positions)
 
     def astray(self, positions: np.ndarray) -> str:
         if not self._translator.cartesian:  # a policy's own joints have limits of their own
@@ -99,9 +102,9 @@ class TrajectoryOutput(_JointOutput):
         self._coasting, self._braking = coasting, braking
 
     def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> JointTrajectory:
-        target, reach = self._target(command, dt), self._arm.range()
+        target = self._target(command, dt)
         message = to_trajectory(
-            self._arm.joints, target.positions, target.velocities, reach, self._coasting, self._braking
+            self._arm.joints, target.positions, target.velocities, self._reach, self._coasting, self._braking
         )
         message.header.stamp = to_stamp(round(command.stamp * 1e9))
         return message
@@ -113,7 +116,7 @@ class ArrayOutput(_JointOutput):
     message_type = Float64MultiArray
 
     def message(self, command: Command, positions: np.ndarray, dt: float, braking: bool) -> Float64MultiArray:
-        return Float64MultiArray(data=np.clip(self._target(command, dt).positions, *self._arm.range()).tolist())
+        return Float64MultiArray(data=np.clip(self._target(command, dt).positions, *self._reach).tolist())
 
 
 class TwistOutput:

@@ -44,7 +44,7 @@ DEFAULTS: tuple[tuple[str, Any, str, Any], ...] = (  # name, default or type, de
     ("arm.home", [0.0, 0.0, 0.0], "roll, pitch, yaw of the tip in the base that a policy calls no rotation, rad", None),
     ("arm.output", "trajectory", f"what the arm's controller takes, see docs/ros.md: {', '.join(OUTPUTS)}", None),
     ("arm.command_topic", Parameter.Type.STRING, "to the arm's controller; of the type that arm.output says", None),
-    ("arm.coasting", 0.04, "of trajectories: s that one reaches ahead; it then brakes, unless another comes", SECONDS),
+    ("arm.coasting", 0.1, "of trajectories: s that one reaches on, as long as timeouts.tick; then it brakes", SECONDS),
     ("arm.braking", 0.25, "of trajectories: s in which the arm then brakes to standstill", SECONDS),
     (
         "arm.following",

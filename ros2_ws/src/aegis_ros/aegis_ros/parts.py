@@ -13,6 +13,7 @@ from aegis_policy import Policy
 from aegis_policy.control import ActionSpace, Controller, Limits, Timeouts, read_limits
 from aegis_policy.hand import Hand
 from aegis_policy.inference.load import load_policy
+from aegis_policy.inference.remote import RemotePolicy
 from aegis_ros.answers import Turns
 from aegis_ros.arm import Arm, MismatchError, Translator
 from aegis_ros.driver import Driver
@@ -84,7 +85,8 @@ def assemble(
         arm = Arm(
             senses.description, joints, read(node, "arm.base"), read(node, "arm.tip"), read(node, "arm.home"), hand
         )
-        output, driver = _driver(node, policy, arm, inputs, turns := Turns(), send)
+        turns = Turns(needed=not isinstance(policy, RemotePolicy))
+        output, driver = _driver(node, policy, arm, inputs, turns, send)
     except BaseException:
         senses.close()
         raise
@@ -147,12 +149,28 @@ def _driver(
 def _output(node: LifecycleNode, translator: Translator, limits: Limits) -> Output:
     name, following = read(node, "arm.output"), read(node, "arm.following")
     if name == "trajectory":
-        return TrajectoryOutput(translator, following, read(node, "arm.coasting"), read(node, "arm.braking"))
+        return TrajectoryOutput(translator, following, _coasting(node), read(node, "arm.braking"))
     if name == "array":
         return ArrayOutput(translator, following)
     if name == "twist":
         return TwistOutput(translator, limits, following, read(node, "arm.gain"))
     raise ParameterError(f"parameter 'arm.output' is '{name}': expected one of {', '.join(OUTPUTS)}")
+
+
+def _coasting(node: LifecycleNode) -> float:
+    """s, for which a trajectory reaches on: if the next command comes later, the arm brakes, and is torn on by it."""
+    coasting, rate, tick = (read(node, name) for name in ("arm.coasting", "rate", "timeouts.tick"))
+    if coasting < 1 / rate:
+        raise ParameterError(
+            f"parameter 'arm.coasting' is {coasting:g} s, and with a 'rate' of {rate:g} commands come every "
+            f"{1 / rate:g} s: the arm would brake before each; choose a longer one, or a higher rate"
+        )
+    if coasting < tick:
+        node.get_logger().warning(
+            f"a command may be {tick:g} s late by 'timeouts.tick', and after 'arm.coasting', {coasting:g} s, the arm "
+            "brakes and is then torn on: on a real arm, make them the same"
+        )
+    return coasting
 
 
 def _wait(senses: Senses, inputs: Inputs, limit: float) -> None:

@@ -25,9 +25,11 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("params_file", description="parameters of policy_node, one file per robot"),
             DeclareLaunchArgument(
-                "policy", default_value="", description="folder or http:// address; empty: what ships"
+                "policy", default_value="", description="folder or http:// address; empty: what the file says"
             ),
-            DeclareLaunchArgument("use_sim_time", default_value="false", description="go by /clock"),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="", description="go by /clock; empty: what the file says"
+            ),
             DeclareLaunchArgument(
                 "autostart", default_value="false", description="configure and activate the node at once"
             ),
@@ -44,19 +46,18 @@ def generate_launch_description() -> LaunchDescription:
 
 def policy_node(context: LaunchContext) -> list:
     """The node, and where asked for, its way to being active."""
+    given = {  # what comes after the file counts, so only what was said
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        for name, kind in (("policy", str), ("use_sim_time", bool))
+        if LaunchConfiguration(name).perform(context)
+    }
     node = LifecycleNode(
         package="aegis_ros",
         executable="policy_node",
         name="policy_node",
         namespace="",
         output="screen",
-        parameters=[
-            LaunchConfiguration("params_file"),
-            {
-                "policy": ParameterValue(LaunchConfiguration("policy"), value_type=str),
-                "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
-            },
-        ],
+        parameters=[LaunchConfiguration("params_file"), *([given] if given else [])],
     )
     if LaunchConfiguration("autostart").perform(context).lower() != "true":
         return [node]
