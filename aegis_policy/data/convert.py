@@ -24,7 +24,8 @@ def write(source: Source, target: Path) -> Source:
     """Write demonstrations to `target`: robomimic HDF5 if its name ends so, else a LeRobot v3 folder.
 
     States, actions, instructions, names, units and the rate go over exactly, images exactly into HDF5 and nearly so
-    into LeRobot's videos. What imitation does not need (the simulator's states, seeds, rewards) stays behind.
+    into LeRobot's videos. Executed actions go over into HDF5 alone. What imitation does not need (the simulator's
+    states, seeds, rewards) stays behind.
 
     Returns:
         The new data, opened.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from aegis_policy.data.lerobot_meta import ACTION, IMAGES, STATE, UNITS
 from aegis_policy.data.source import Episode, Source
 from aegis_policy.data.video import CODEC, PIXELS, VideoWriter
 from aegis_policy.policy import Feature
+
+log = logging.getLogger(__name__)
 
 FIRST = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA, VIDEO = f"data/{FIRST}.parquet", f"videos/{{video_key}}/{FIRST}.mp4"
@@ -34,6 +37,12 @@ PANDAS = {
 
 def write_lerobot(source: Source, root: Path) -> None:
     """Write all of `source` into the new folder `root`: numbers exact, images as video, nearly lossless."""
+    if any(episode.executed is not None for episode in source.episodes):
+        log.warning(
+            "%s: what was executed in place of the labels stays behind, as LeRobot has no place for it; "
+            "--max-delay is better trained on the source",
+            source.path,
+        )
     tasks = list(dict.fromkeys(episode.instruction for episode in source.episodes))
     rate, keys = source.layout.control_hz, {name: IMAGES + name for name in source.layout.cameras}
     pixels = {name: _Pixels() for name in keys}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from aegis_policy.data.source import Episode, Layout, Source, checked_table, cho
 from aegis_policy.policy import Feature
 
 IMAGE, EXECUTED = "_image", "executed_actions"
+GYM = 2
+"""How robomimic calls, in `env_args`, an environment by gymnasium's interface; it asks for one of its own numbers."""
 
 
 class RobomimicSource:
@@ -56,7 +59,7 @@ def write_robomimic(source: Source, path: Path) -> None:
         data = file.create_group("data")
         data.attrs["total"] = sum(len(episode.actions) for episode in source.episodes)
         data.attrs["env_args"] = json.dumps(
-            {"env_name": source.path.name, "env_kwargs": {}, "converted_from": source.kind}
+            {"env_name": source.path.name, "type": GYM, "env_kwargs": {}, "converted_from": source.kind}
         )
         data.attrs["control_hz"] = layout.control_hz
         for name, features in (("state_features", layout.state), ("action_features", layout.actions)):
@@ -69,10 +72,17 @@ def write_robomimic(source: Source, path: Path) -> None:
                 "actions": episode.actions,
                 "dones": (np.arange(steps) == steps - 1).astype(np.uint8),
                 "obs/state": episode.state,
-                **{f"obs/{name}{IMAGE}": source.images(number, name, slice(0, steps)) for name in layout.cameras},
             }
+            if episode.executed is not None:
+                arrays[EXECUTED] = episode.executed
             for key, values in arrays.items():
-                group.create_dataset(key, data=values, compression="gzip", compression_opts=1)
+                _write(group, key, values)
+            for name in layout.cameras:  # one after the other: a long episode of one fills gigabytes
+                _write(group, f"obs/{name}{IMAGE}", source.images(number, name, slice(0, steps)))
+
+
+def _write(group: h5py.Group, key: str, values: np.ndarray) -> None:
+    group.create_dataset(key, data=values, compression="gzip", compression_opts=1)
 
 
 def _data(path: Path) -> h5py.Group:
@@ -89,31 +99,53 @@ def _layout(path: Path, data: h5py.Group, cameras: Sequence[str] | None) -> Layo
     for name in ("control_hz", "state_features", "action_features"):
         if name not in data.attrs:
             raise ValueError(f"{path}: 'data' lacks the attribute '{name}' (see docs/data.md)")
-    rate = float(data.attrs["control_hz"])
-    if not (np.isfinite(rate) and rate > 0):
+    rate = _attribute(data, "control_hz")
+    if not (isinstance(rate, int | float) and np.isfinite(rate) and rate > 0):
         raise ValueError(f"{path}: control_hz is {rate}, expected actions per second")
-    state, actions = (_features(path, name, data.attrs[name]) for name in ("state_features", "action_features"))
+    state, actions = (_features(path, name, _attribute(data, name)) for name in ("state_features", "action_features"))
     if not len(data):
         raise ValueError(f"{path}: no demonstration inside")
     found: dict[str, tuple[int, int]] = {}
     for demo in sorted(data, key=_natural, reverse=True):  # the first one has the last word on sizes
-        observed = data[demo].get("obs", {}) if isinstance(data[demo], h5py.Group) else {}
-        found |= {name.removesuffix(IMAGE): observed[name].shape[1:3] for name in observed if name.endswith(IMAGE)}
-    return Layout(choose_cameras(path, found, cameras), state, actions, rate)
+        observed = data[demo].get("obs", {}) if isinstance(data.get(demo), h5py.Group) else {}
+        images = {name: observed.get(name) for name in observed if name.endswith(IMAGE)}
+        found |= {
+            name.removesuffix(IMAGE): values.shape[1:3]
+            for name, values in images.items()
+            if isinstance(values, h5py.Dataset)
+        }
+    return Layout(choose_cameras(path, found, cameras), state, actions, float(rate))
+
+
+def _attribute(group: h5py.Group, name: str) -> Any:
+    """An attribute as Python has it, however it was written: as an array of one, or as bytes."""
+    value = group.attrs.get(name)
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.item() if value.size == 1 else value.tolist()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _features(path: Path, name: str, text: Any) -> tuple[Feature, ...]:
+    wrong = f"{path}: attribute '{name}' is not a JSON list of [name, unit] pairs"
     try:
-        return tuple(Feature(str(feature), str(unit)) for feature, unit in json.loads(text))
+        pairs = json.loads(text)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: attribute '{name}' is not a JSON list of [name, unit] pairs: {error}") from error
+        raise ValueError(f"{wrong}: {error}") from error
+    if not isinstance(pairs, list):
+        raise ValueError(f"{wrong}: {text}")
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(each, str) for each in pair)):
+            raise ValueError(f"{wrong}: {json.dumps(pair)} is none")
+    if repeated := [feature for feature, count in Counter(feature for feature, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{path}: attribute '{name}' has '{repeated[0]}' more than once")
+    return tuple(Feature(*pair) for pair in pairs)
 
 
 def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episode:
     where = f"{path}: {name}"
-    instruction = str(group.attrs.get("instruction", "")).strip()
-    if not instruction:
-        raise ValueError(f"{where}: the attribute 'instruction' is missing or empty")
+    instruction = _attribute(group, "instruction") if isinstance(group, h5py.Group | h5py.Dataset) else None
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise ValueError(f"{where}: the attribute 'instruction' is missing, empty or no text")
     actions = _table(where, group, "actions", len(layout.actions))
     state = _table(where, group, "obs/state", len(layout.state))
     steps = len(actions)
@@ -123,7 +155,7 @@ def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episod
         raise ValueError(f"{where}: num_samples says {group.attrs['num_samples']}, but there are {steps} actions")
     for camera, size in layout.cameras.items():
         key, shape = f"obs/{camera}{IMAGE}", (steps, *size, 3)
-        if key not in group:
+        if not isinstance(group.get(key), h5py.Dataset):
             raise ValueError(f"{where}: no '{key}'; other demonstrations have that camera")
         if group[key].shape != shape or group[key].dtype != np.uint8:
             raise ValueError(
@@ -133,12 +165,12 @@ def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episod
     executed = _table(where, group, EXECUTED, len(layout.actions)) if disturbed else None
     if executed is not None and len(executed) != steps:
         raise ValueError(f"{where}: {len(executed)} {EXECUTED} of {steps} steps")
-    return Episode(name, state, actions, instruction, executed)
+    return Episode(name, state, actions, instruction.strip(), executed)
 
 
 def _table(where: str, group: h5py.Group, key: str, width: int) -> np.ndarray:
     """float32 [T, width], every number finite."""
-    if key not in group:
+    if not isinstance(group.get(key), h5py.Dataset):
         raise ValueError(f"{where}: no '{key}'")
     return checked_table(where, key, _read(group[key], slice(None), f"{where}: '{key}'"), width)
 

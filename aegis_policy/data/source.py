@@ -117,8 +117,10 @@ def checked_table(where: str, key: str, values: np.ndarray, width: int) -> np.nd
     """`values` as float32 [T, width].
 
     Raises:
-        ValueError: another shape, or a number that is not finite; says in which row.
+        ValueError: no numbers, another shape, or a number that is not finite; says in which row.
     """
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{where}: '{key}' is {values.dtype}, expected numbers")
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{where}: '{key}' has shape {list(values.shape)}, expected [steps, {width}]")
     values = values.astype(np.float32)

@@ -102,7 +102,7 @@ class Batches:
 
     def _begun(self, rows: np.ndarray, labels: np.ndarray, delay: Tensor, step: int, ours: slice) -> Begun:
         rng, draws = np.random.default_rng([self.seed, step, 3]), (self.batch_size, self.noise_samples)
-        executed, unit = self.dataset.executed(rows), self.norm_stats.actions.scale * self.dataset.displaced
+        executed, unit = self.dataset.executed(rows), self.norm_stats.actions.std * self.dataset.displaced
         pushed = push(executed, unit, rng, draws, ours)
         chunks = begin(labels, executed, delay.numpy(), pushed, self._reach, self.dataset.displaced)
         return Begun(delay, self._normal(chunks))

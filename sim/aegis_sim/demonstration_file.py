@@ -22,6 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aegis_policy.data.robomimic import GYM
 from aegis_sim.env import ACTION_FEATURES, CAMERAS, STATE_FEATURES, ArmEnv
 from aegis_sim.table_env import TableEnv
 from aegis_sim.tasks import ENVIRONMENTS, TABLE_TASKS
@@ -146,6 +147,7 @@ class DemonstrationFile:
         data.attrs["env_args"] = json.dumps(
             {
                 "env_name": ENVIRONMENTS[task],
+                "type": GYM,
                 "task": task,
                 "env_kwargs": {"split": split} if task in TABLE_TASKS else {},
                 "versions": {name: version(name) for name in PACKAGES},

@@ -51,6 +51,19 @@ def test_there_and_back(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_was_executed_goes_over_where_there_is_a_place_for_it(tmp_path, caplog):
+    first = write_demonstrations(tmp_path / "pick.hdf5")
+    with h5py.File(first, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = demo["actions"][:] + 1
+    again = convert(first, tmp_path / "again.hdf5")
+    for one, two in zip(open_source(first).episodes, again.episodes, strict=True):
+        np.testing.assert_array_equal(one.executed, two.executed)
+    assert not caplog.records
+    assert all(episode.executed is None for episode in convert(first, tmp_path / "set").episodes)
+    assert "what was executed in place of the labels stays behind" in caplog.text
+
+
 def test_v21_becomes_v3(tmp_path):
     first = open_source(write_v21(tmp_path / "v21", images=True))
     second = convert(first.path, tmp_path / "v3")

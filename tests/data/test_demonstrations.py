@@ -172,6 +172,26 @@ def float_images(data):
     data["demo_2/obs/front_image"] = values
 
 
+def link_to_nowhere(data):
+    del data["demo_2/obs/front_image"]
+    data["demo_2/obs/front_image"] = h5py.ExternalLink("gone.hdf5", "/images")
+
+
+def put_a_group(data):
+    del data["demo_2/obs/front_image"]
+    data.create_group("demo_2/obs/front_image")
+
+
+def spell_out(data):
+    values = data["demo_1/actions"][:].astype("S8")
+    del data["demo_1/actions"]
+    data["demo_1/actions"] = values
+
+
+def attribute(name, value):
+    return lambda data: data.attrs.__setitem__(name, value)
+
+
 def shorten_executed(data):
     data["demo_1/executed_actions"] = data["demo_1/actions"][:-1]
 
@@ -189,8 +209,16 @@ def shorten_executed(data):
         (lambda data: data["demo_7"].attrs.__setitem__("num_samples", 99), r"demo_7: num_samples says 99"),
         (lambda data: data["demo_8"].attrs.__setitem__("instruction", " "), r"demo_8: .*'instruction'"),
         (lambda data: data.attrs.__delitem__("control_hz"), r"'control_hz'"),
-        (lambda data: data.attrs.__setitem__("control_hz", 0), r"control_hz is 0"),
-        (lambda data: data.attrs.__setitem__("state_features", "[1]"), r"'state_features' is not a JSON list"),
+        (link_to_nowhere, r"demo_2: no 'obs/front_image'"),
+        (put_a_group, r"demo_2: no 'obs/front_image'"),
+        (spell_out, r"demo_1: 'actions' is \|S8, expected numbers"),
+        (attribute("control_hz", 0), r"control_hz is 0"),
+        (attribute("control_hz", [10.0, 20.0]), r"control_hz is \[10.0, 20.0\]"),
+        (attribute("control_hz", "fast"), r"control_hz is fast"),
+        (attribute("state_features", "[1]"), r"'state_features' is not a JSON list"),
+        (attribute("action_features", '["dx", "dy", "gr"]'), r"'action_features' is not a JSON list.* \"dx\" is none"),
+        (attribute("action_features", '{"dx": "m"}'), r"'action_features' is not a JSON list"),
+        (attribute("action_features", '[["dx", "m"], ["dx", "m"], ["g", "1"]]'), r"has 'dx' more than once"),
     ],
 )
 def test_says_which_file_demonstration_and_row_is_wrong(path, change, message):
@@ -198,6 +226,18 @@ def test_says_which_file_demonstration_and_row_is_wrong(path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         Demonstrations([path], 3)
     assert str(path) in str(error.value)
+
+
+def test_attributes_are_read_however_they_were_written(path):
+    def rewrite(data):
+        data.attrs["control_hz"] = np.array([20.0])
+        for number, of in enumerate((np.bytes_, lambda text: np.array([text], object))):
+            data[f"demo_{number}"].attrs["instruction"] = of(data[f"demo_{number}"].attrs["instruction"])
+
+    edit(path, rewrite)
+    dataset = Demonstrations([path], 3)
+    assert dataset.instructions == ["pick up the blue cube", "pick up the green cube", "pick up the red cube"]
+    assert dataset.control_hz == 20
 
 
 def test_says_which_camera_is_missing(path):

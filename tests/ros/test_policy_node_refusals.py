@@ -37,7 +37,10 @@ def operator() -> Iterator[Operator]:
         pytest.param(["camera.front.topic:=/nowhere"], "no image of camera 'front'", marks=pytest.mark.slow),
         pytest.param(["limits.dx.velocity:=-1.0"], "limits of 'dx': velocity is -1", marks=pytest.mark.slow),
         (["policy:=http://127.0.0.1:9"], "no policy server there"),
-        (["rate:=8.0", "timeouts.tick:=0.2"], "parameter 'arm.coasting' is 0.1 s, and with a 'rate' of 8 commands come"),
+        (
+            ["rate:=8.0", "timeouts.tick:=0.2"],
+            "parameter 'arm.coasting' is 0.1 s, and with a 'rate' of 8 commands come",
+        ),
         (["arm.output:=torque"], "parameter 'arm.output' is 'torque': expected one of trajectory, array, twist"),
     ],
 )

@@ -53,6 +53,17 @@ def test_any_number_of_given_actions_is_as_likely_and_nothing_else_changes(recip
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), other.begun.chunks)
 
 
+def test_the_push_is_the_same_however_actions_are_normalised(recipe, vlm):
+    dataset, processor = Demonstrations(recipe.dataset, 3), load_backbone(vlm)[1]
+
+    def begun(normalization: str) -> np.ndarray:
+        stats = dataset.norm_stats(normalization)
+        batches = Batches(dataset, processor, stats, batch_size=8, noise_samples=4, seed=0, max_delay=2)
+        return stats.actions.unnormalize(batches.batch(5).begun.chunks.numpy())
+
+    np.testing.assert_allclose(begun("quantiles"), begun("mean-std"), atol=1e-5)
+
+
 def test_the_finished_policy_begins_with_what_it_is_given(recipe, demonstrations, tmp_path):
     checkpoint = load(train(recipe, tmp_path / "run"))
     assert checkpoint.policy.expert.config.max_delay == 2
