@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
@@ -25,6 +25,7 @@ from aegis_policy.model.backbone import Backbone, new_vlm
 from aegis_policy.model.config import ExpertConfig, expert_for
 from aegis_policy.model.policy import AegisPolicy
 from aegis_policy.model.processor import Processor
+from aegis_policy.model.tensors import save_tensors
 from aegis_policy.policy import PolicyInfo
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -98,7 +99,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, weights: Mapping[str, Tenso
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = stored_weights(policy) if weights is None else weights
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(stored, folder / WEIGHTS, metadata={"format": "pt"})
     checkpoint.norm_stats.save(folder)
 
 
@@ -120,9 +121,9 @@ def load(source: str | Path | None) -> Checkpoint:
         raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
     config = json.loads((folder / CONFIG).read_text())
     policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
-    _fill(policy, folder / WEIGHTS)
-    with (folder / WEIGHTS).open("rb") as file:
+    with (folder / WEIGHTS).open("rb") as file:  # before safetensors, which takes one that it may not read for none
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _fill(policy, folder / WEIGHTS)
     info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": digest})
     processor = _processor(folder, policy.vlm.config)
     vocabulary = processor.vocabulary()

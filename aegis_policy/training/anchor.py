@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from aegis_policy.data.vqa import Sample, VQASet
 from aegis_policy.model.backbone import Backbone
 from aegis_policy.model.processor import Processor
+from aegis_policy.model.tensors import save_tensors
 from aegis_policy.training import world
 from aegis_policy.training.device import autocast
 
@@ -46,7 +46,7 @@ class Anchor:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        save_file(
+        save_tensors(
             {"mean": self.mean.contiguous(), "std": self.std.contiguous()},
             path,
             metadata={"format": "pt", "anchor": json.dumps({"tokens": self.tokens, "backbone": self.backbone})},

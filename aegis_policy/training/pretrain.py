@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from aegis_policy.model.backbone import Backbone, new_vlm
 from aegis_policy.model.checkpoint import load_backbone
 from aegis_policy.model.config import tiny_vlm
 from aegis_policy.model.processor import IMAGE, Processor, word_tokenizer
+from aegis_policy.model.tensors import open_up, save_tensors
 from aegis_policy.training import state
 from aegis_policy.training.anchor import LayerRecorder, transformer_layers
 from aegis_policy.training.config import PretrainConfig
@@ -280,11 +281,13 @@ class Pretrainer:
     def _fill(self, folder: Path) -> None:
         model = folder / state.MODEL
         self.backbone.vlm.save_pretrained(model)
+        for weights in model.glob("*.safetensors"):
+            open_up(weights)
         self.processor.save_pretrained(model)
         (model / state.METRICS).write_text((self.output / state.METRICS).read_text())
         (model / state.CONFIG).write_text(self.config.public().to_json())
         state.save_training_state(folder / state.STATE, self.done, state.moments(self.optimizer, self._named()))
-        save_file(self.heads.state_dict(), folder / state.STATE / HEADS)
+        save_tensors(self.heads.state_dict(), folder / state.STATE / HEADS)
 
 
 def _one_legend(sets: Sequence[VQASet]) -> Legend:

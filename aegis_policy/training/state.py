@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from aegis_policy.model.tensors import save_tensors
 from aegis_policy.training.shards import like
 
 CHECKPOINTS, LAST = "checkpoints", "last"
@@ -102,7 +103,7 @@ def save_training_state(
     for name, tensors in {"optimizer": optimizer, **others}.items():
         if tensors or name == "optimizer":
             stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(stored, folder / f"{name}.safetensors")
+            save_tensors(stored, folder / f"{name}.safetensors")
     (folder / _PROGRESS).write_text(json.dumps({"step": step, "data": data}) + "\n")
 
 

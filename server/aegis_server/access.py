@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aegis_server import refusals
 from aegis_server.settings import Settings
 
-OPEN = ("/livez", "/readyz", "/console")
+OPEN = ("/livez", "/readyz", "/console", "/docs")
 """Routes, and what lies under them, that need no key: they tell nothing and move nothing."""
 SCHEMES = ("bearer", "api-key")  # OpenAI's, and openpi's
 SUBPROTOCOL_KEY = "aegis.key."

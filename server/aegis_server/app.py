@@ -18,7 +18,7 @@ from aegis_server import refusals
 from aegis_server.access import Access, lock
 from aegis_server.guard import Guard
 from aegis_server.robot import Link
-from aegis_server.routes import console, native, openai, openpi, robot, stream, system
+from aegis_server.routes import console, docs, native, openai, openpi, robot, stream, system
 from aegis_server.service import RefusedError, Service
 from aegis_server.settings import Settings, max_body
 
@@ -55,10 +55,13 @@ def create_app(
             await asyncio.to_thread(service.engine.close)  # its thread would keep the process alive
             await asyncio.to_thread(service.tracing.close)
 
-    app = FastAPI(title="AEGIS policy server", version=aegis_policy.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="AEGIS policy server", version=aegis_policy.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     for routes in (native, openai, openpi, stream, system):
         app.include_router(routes.router(service))
+    app.include_router(docs.router())
     app.state.link = link = Link()
     if alone:
         app.include_router(robot.router(link))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import signal
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,6 +54,7 @@ def serve(
         replicas: processes on this machine that share the work, each with its own policy, by Ray Serve (extra `ray`).
         compile: compile the model before listening: minutes, then faster acts and answers.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is being loaded is as new as a reload would be
     from aegis_policy.inference.load import load_policy
     from aegis_server.engine import Capacity
     from aegis_server.logs import log_as_json
@@ -63,8 +66,16 @@ def serve(
     check_exposure(host, bool(keys), without_key)
     if (tls_certificate is None) != (tls_key is None):
         raise ValueError("--tls-certificate and --tls-key go together")
-    if replicas < 1:
-        raise ValueError(f"--replicas {replicas}: expected 1 or more")
+    for option, least, given in (("replicas", 1, replicas), ("batch", 1, batch), ("queue", 1, queue)):
+        if given < least:
+            raise ValueError(f"--{option} {given}: expected {least} or more")
+    if not (deadline_s > 0 and 0 <= batch_wait_ms < math.inf):
+        raise ValueError(f"--deadline-s {deadline_s:g}, --batch-wait-ms {batch_wait_ms:g}: expected a time")
+    if "*" in cors_origin:
+        raise ValueError("--cors-origin '*': name each site, as https://lab.example")
+    for file in (tls_certificate, tls_key):
+        if file is not None:
+            file.open().close()  # says which is not there, or not to be read
     if replicas > 1 and sim:
         raise ValueError("--sim: with --replicas there is no console, as a stop would reach one of them only")
     if replicas > 1 and log_json:

@@ -9,7 +9,10 @@ from aegis_server.engine import Engine
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STAGES = ("decode", "queue", "model", "encode")
-"""Of an act or an answer: its images unpacked; its turn awaited; computed; packed. Of an answer, `model` is a token."""
+"""Of an act or an answer: its images unpacked; its turn awaited; computed; packed.
+
+Of an answer, each token has a turn and is computed, and none is packed.
+"""
 
 
 class Metrics:

@@ -90,7 +90,7 @@ class _Server(uvicorn.Server):
         if self._beside:
             self._beside.cancel()
             await asyncio.wait([self._beside])
-        await self._service.drain(self._grace_s)
+        await self._service.drain(self._grace_s, lambda: self.force_exit)
         await super().shutdown(sockets)
 
     async def _accompany(self, companion: Companion) -> None:

@@ -116,11 +116,21 @@ def run(
         while not stop.wait(0.2):
             if again.is_set():
                 again.clear()
-                for outcome in handle.broadcast("reload").results():
-                    logger.info("reload: %s", outcome)
+                _reload(handle)
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def _reload(handle: Any) -> None:
+    """In all replicas; one that dies of it, Ray starts anew, and the others serve on."""
+    try:
+        outcomes = handle.broadcast("reload").results(return_exceptions=True)
+    except Exception:
+        logger.exception("reload")
+        return
+    for outcome in outcomes:
+        logger.log(logging.ERROR if isinstance(outcome, Exception) else logging.INFO, "reload: %s", outcome)
 
 
 def _application(

@@ -141,7 +141,7 @@ class Link:
     def report_json(self) -> str:
         """The newest report, written once for all who watch."""
         if self._report_json is None:
-            self._report_json = json.dumps(self.report)
+            self._report_json = json.dumps(self.report, allow_nan=False)
         return self._report_json
 
     def stop(self, why: str) -> None:
@@ -226,6 +226,8 @@ def _chunk(robot: Description, sent: Any) -> dict[str, Any]:
     if not isinstance(sent, dict) or "actions" not in sent:
         raise ObservationError("chunk: expected a map with number, actions and executed")
     place = validated(Place, {key: value for key, value in sent.items() if key != "actions"})
+    if place.executed > robot.horizon:
+        raise ObservationError(f"chunk.executed: {place.executed} of a chunk of {robot.horizon} actions")
     actions = _numbers("chunk.actions", sent["actions"], (robot.horizon, len(robot.actions)))
     return {**place.model_dump(), "actions": actions}
 
@@ -234,7 +236,9 @@ def _numbers(where: str, sent: Any, shape: tuple[int, ...]) -> list[Any]:
     """Finite numbers of that shape, as lists."""
     if not isinstance(sent, np.ndarray) or sent.dtype.kind not in "iuf" or sent.shape != shape:
         raise ObservationError(f"{where}: expected an array of numbers {list(shape)}")
-    if not np.isfinite(sent).all():
+    with np.errstate(over="ignore"):
+        rounded = np.round(sent.astype(np.float64), 5)  # which makes the largest there are infinite
+    if not np.isfinite(rounded).all():
         raise ObservationError(f"{where}: not finite")
-    rounded: list[Any] = np.round(sent.astype(np.float64), 5).tolist()
-    return rounded
+    numbers: list[Any] = rounded.tolist()
+    return numbers

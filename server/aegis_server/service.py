@@ -99,7 +99,8 @@ class Service:
         Raises:
             RefusedError: as `act`; before the first piece, unless time runs out later.
         """
-        pieces = self.engine.answer(lambda policy: policy.ask(images, question))
+        took = list[float]()  # by the last piece, in the making
+        pieces = self.engine.answer(lambda policy: _timed(policy.ask(images, question), took))
         async with self._admitted(deadline_s) as until, aclosing(pieces):
             while True:
                 began = time.perf_counter()
@@ -107,7 +108,9 @@ class Service:
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
-                self._spent("ask", "model", time.perf_counter() - began)
+                model_s = took.pop()
+                self._spent("ask", "queue", max(time.perf_counter() - began - model_s, 0.0), ago=model_s)
+                self._spent("ask", "model", model_s)
                 yield piece
 
     @asynccontextmanager
@@ -196,12 +199,26 @@ class Service:
         try_out(policy)
         return policy
 
-    async def drain(self, seconds: float) -> None:
-        """Take on nothing new, and wait until what has begun is done, `seconds` at most."""
+    async def drain(self, seconds: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Take on nothing new, and wait until what has begun is done, `seconds` at most, or somebody is `hurried`."""
         self.health = DRAINING
         until = time.monotonic() + seconds
-        while self._active and time.monotonic() < until:
+        while self._active and time.monotonic() < until and not hurried():
             await asyncio.sleep(0.02)
+
+
+def _timed(pieces: Iterator[str], took: list[float]) -> Iterator[str]:
+    """Pass pieces on; `took` then ends with the seconds of the last."""
+    try:
+        while True:
+            began = time.perf_counter()
+            piece = next(pieces, None)
+            if piece is None:
+                return
+            took.append(time.perf_counter() - began)
+            yield piece
+    finally:
+        getattr(pieces, "close", lambda: None)()
 
 
 def try_out(policy: Policy) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 REQUEST_ID = "aegis.request_id"
+LAST_WORDS_S = 2.0
 
 
 class Tracing:
@@ -69,9 +71,11 @@ class Tracing:
             span.set_status(StatusCode.ERROR, status)
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send what has not been sent, but for `LAST_WORDS_S` at most: a collector often ends before its servers."""
         if self._provider is not None:
-            self._provider.shutdown()
+            sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+            sending.start()
+            sending.join(LAST_WORDS_S)
 
 
 def _provider() -> Any:

@@ -73,7 +73,7 @@ def test_any_key_opens_in_either_form(locked: Server, scheme: str) -> None:
 
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), bearer(KEYS[0][:-1]), {"authorization": f"Basic {KEYS[0]}"}])
 def test_no_other_key_does(locked: Server, headers: dict[str, str]) -> None:
-    for path in ("/v1/info", "/metrics", "/docs", "/openapi.json", "/v1/models", "/nothing"):
+    for path in ("/v1/info", "/metrics", "/openapi.json", "/v1/models", "/nothing"):
         response = httpx.get(locked.url + path, headers=headers)
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
@@ -236,8 +236,16 @@ def test_it_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         serve(tls_key=tmp_path / "keys")
     with pytest.raises(ValueError, match="--log-json: with --replicas, Ray writes the log"):
         serve(replicas=2, log_json=True)
-    with pytest.raises(ValueError, match="--replicas 0: expected 1 or more"):
-        serve(replicas=0)
+    for option in ("replicas", "batch", "queue"):
+        with pytest.raises(ValueError, match=f"--{option} 0: expected 1 or more"):
+            serve(**{option: 0})
+    for times in ({"deadline_s": 0.0}, {"deadline_s": float("nan")}, {"batch_wait_ms": -1.0}):
+        with pytest.raises(ValueError, match=r"--deadline-s .*, --batch-wait-ms .*: expected a time"):
+            serve(**times)
+    with pytest.raises(ValueError, match=r"--cors-origin '\*': name each site"):
+        serve(cors_origin=("*",))
+    with pytest.raises(FileNotFoundError, match=r"no\.pem"):
+        serve(tls_certificate=tmp_path / "no.pem", tls_key=tmp_path / "no.pem")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         serve(replicas=2, port=taken.getsockname()[1])
 

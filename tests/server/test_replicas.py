@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import pack, unpack
+from aegis_server.replicas import _reload
 from aegis_server.schemas import act_example, ask_example
 from tests.linear_policy import LinearPolicy, Server, serving
 
@@ -52,6 +53,28 @@ def until(met: Callable[[], bool], seconds: float = 120) -> None:
     while not met():
         assert time.monotonic() < give_up
         time.sleep(0.1)
+
+
+def test_a_replica_that_dies_of_a_reload_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Handle:
+        def __init__(self, *outcomes: object) -> None:
+            self.outcomes = outcomes
+
+        def broadcast(self, method: str) -> Handle:
+            assert method == "reload"
+            return self
+
+        def results(self, *, return_exceptions: bool) -> list[object]:
+            if not return_exceptions or not self.outcomes:
+                raise RuntimeError("a replica died")
+            return list(self.outcomes)
+
+    with caplog.at_level("INFO"):
+        _reload(Handle("now serving linear", RuntimeError("a replica died")))
+        _reload(Handle())
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said[:2] == [("INFO", "reload: now serving linear"), ("ERROR", "reload: a replica died")]
+    assert said[2] == ("ERROR", "reload")
 
 
 @pytest.mark.slow

@@ -137,6 +137,11 @@ BAD_REPORTS: dict[str, tuple[dict[str, Any], str]] = {
     "no picture": ({"frames": {"front": b"GIF89a"}}, "frames.front: expected the bytes of a PNG or JPEG"),
     "text for a picture": ({"frames": {"front": "png"}}, "frames.front"),
     "short state": ({"state": np.zeros(2)}, "state: expected an array of numbers [3]"),
+    "a number that rounding makes infinite": ({"state": np.array([0, 1e305, 0])}, "state: not finite"),
+    "more done than there is": (
+        {"chunk": {"number": 1, "executed": 5, "actions": np.zeros((4, 3))}},
+        "executed",
+    ),
     "no number": ({"state": np.array([0, np.nan, 0])}, "state: not finite"),
     "another chunk": ({"chunk": {"number": 1, "executed": 0, "actions": np.zeros((5, 3))}}, "chunk.actions"),
     "chunk of words": ({"chunk": {"number": "1", "executed": 0, "actions": np.zeros((4, 3))}}, "number"),

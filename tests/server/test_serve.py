@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
 
 
 def test_two_interrupts_end_it_before_its_work_is_done(tmp_path: Path) -> None:
-    with serving(tmp_path / "log") as server:
+    with serving(tmp_path / "log", *LINEAR, "--grace-s", "60") as server:
         server.wait()
         answer = RemotePolicy(server.url).ask(example_observation(INFO).images, "count")
         next(answer)
@@ -80,6 +81,24 @@ def test_two_interrupts_end_it_before_its_work_is_done(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=30) == 0
         assert "Traceback" not in server.log.read_text()
+
+
+LOADING = """
+import os, signal, sys
+from aegis_policy.inference import load
+from tests.linear_policy import LinearPolicy
+def hung_up_on(*_, **__):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return LinearPolicy()
+load.load_policy = hung_up_on
+from aegis_server.commands import serve
+serve(port=int(sys.argv[2]))
+"""
+
+
+def test_a_reload_that_is_asked_for_while_it_loads_does_not_end_it(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", sys.executable, "-c", LOADING) as server:
+        server.wait()
 
 
 def test_who_still_waits_at_the_end_is_told(tmp_path: Path) -> None:

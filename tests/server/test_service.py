@@ -23,11 +23,11 @@ from starlette.requests import HTTPConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from aegis_policy import Observation
+from aegis_policy import ActionChunk, Observation
 from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import CONTENT_TYPE, pack, unpack
-from aegis_server.service import DRAINING, Service
+from aegis_server.service import DRAINING, READY, Service
 from aegis_server.settings import Settings
 from tests.linear_policy import LINEAR, LinearPolicy, Server, serving
 
@@ -309,6 +309,33 @@ def test_the_end_waits_until_an_answer_is_on_its_websocket() -> None:
         await asyncio.wait_for(end, 5)
 
     asyncio.run(ended())
+
+
+def test_the_time_of_a_word_is_not_that_of_the_acts_before_it() -> None:
+    class Slow(LinearPolicy):
+        def act(self, observation: Observation, *, seed: int | None = None) -> ActionChunk:
+            time.sleep(0.2)
+            return super().act(observation, seed=seed)
+
+        def ask(self, images: Any, question: str) -> Iterator[str]:
+            yield from "abc"
+
+    async def beside() -> dict[str, float]:
+        service = Service(Slow(), Settings())
+        service.health = READY
+        service.engine.start()
+        acts = [asyncio.ensure_future(service.act(SEEN, seed)) for seed in range(3)]
+        await asyncio.sleep(0.05)
+        assert [piece async for piece in service.answer(SEEN.images, "what?")] == ["a", "b", "c"]
+        await asyncio.gather(*acts)
+        service.engine.close()
+        lines = service.metrics.text().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    spent = asyncio.run(beside())
+    queue, model = (f'aegis_stage_seconds_{{}}{{kind="ask",stage="{stage}"}}' for stage in ("queue", "model"))
+    queue, model = (spent[name.replace("_{}", "_sum")] for name in (queue, model))
+    assert queue > 0.1 > model
 
 
 def test_a_warm_up_that_fails_late_does_not_undo_the_end(tmp_path: Path) -> None:

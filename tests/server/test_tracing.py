@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 from aegis_policy.inference.example import example_observation
 from aegis_policy.inference.wire import pack
+from aegis_server import tracing
 from aegis_server.schemas import act_example, ask_example
 from tests.linear_policy import LinearPolicy, serving
 
@@ -119,13 +120,28 @@ def test_a_collector_gets_every_request_in_its_stages(tmp_path: Path, monkeypatc
         assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= root.end_time_unix_nano
     assert [span.name for span in ask][:2] == ["POST /v1/ask", "ask decode"]
-    assert {span.name for span in ask[2:]} == {"ask model"}
+    assert {span.name for span in ask[2:]} == {"ask queue", "ask model"}
     failed = [span for span in collector.spans if attributes(span).get("http.response.status_code") == 500]
     assert len(failed) == 1
     assert failed[0].status.code == 2
     assert {span.trace_id.hex() for span in stream} == {OTHER}
     assert [span.name for span in stream] == ["WS /v1/stream", "act queue", "act model", "act encode"]
     assert not [span for span in collector.spans if "readyz" in span.name]
+
+
+def test_a_collector_that_takes_nothing_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        taken = threading.Event()
+        shutdown = taken.wait
+
+        def get_tracer(self, name: str) -> None:
+            pass
+
+    monkeypatch.setattr(tracing, "LAST_WORDS_S", 0.1)
+    monkeypatch.setattr(tracing, "_provider", Silent)
+    tracing.Tracing().close()
+    assert not Silent.taken.is_set()
+    Silent.taken.set()
 
 
 PROGRAM = """

@@ -83,6 +83,13 @@ def _dies_at(step_function: Callable[[int], dict[str, float]], last: int) -> Cal
     return step
 
 
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(questions: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    pretrain(recipe(questions, steps=1, vision_steps=0), tmp_path / "run")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 def test_a_second_run_does_not_overwrite_the_first(questions: Path, tmp_path: Path) -> None:
     pretrain(recipe(questions, steps=1), tmp_path / "run")
     with pytest.raises(ValueError, match="holds a training run"):

@@ -95,6 +95,12 @@ def test_a_checkpoint_is_whole_and_loads(run, config):
     assert "step 12 of 12" in card and "| colours | 12 |" in card
 
 
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(run, tmp_path):
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in run.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 def test_metrics_tell_losses_projection_and_vqa(run):
     rows = metrics(run / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]

@@ -54,7 +54,8 @@ class Command(Request):
 def router(service: Service, link: Link) -> APIRouter:
     """GET /, /console and the files of the page; the websocket at `/v1/console`."""
     routes = APIRouter(include_in_schema=False)
-    static = {file.name: file.read_bytes() for file in files("aegis_server").joinpath("static").iterdir()}
+    folder = files("aegis_server").joinpath("static")
+    static = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     watching = 0
 
     @routes.get("/")
