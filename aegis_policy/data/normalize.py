@@ -117,6 +117,15 @@ class NormStats:
         """
         return cls(_moments(stats["state"], "state", path), _moments(stats["actions"], "actions", path))
 
+    def check(self, state: int, actions: int, where: str | Path) -> None:
+        """Raise ValueError unless they are of so many numbers: one alone would stand for all of them."""
+        for kind, moments, width in (("state", self.state, state), ("actions", self.actions, actions)):
+            if len(moments.mean) != width:
+                raise ValueError(
+                    f"{where}: normalisation of {len(moments.mean)} numbers of {kind}, and the policy has {width}: it "
+                    "is another's"
+                )
+
     def save(self, folder: str | Path) -> None:
         """Write `folder`/norm_stats.json."""
         Path(folder, FILE).write_text(json.dumps({"norm_stats": self.to_dict()}, indent=2) + "\n")

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ ALIGNMENT = 4096
 """Weights begin at multiples of so many bytes, so that they can be mapped into memory."""
 SMALL = 1024
 """Bytes; constants up to this size stay in their graph."""
-TOLERANCE, PROBES, QUESTION = 1e-3, 4, "what is there?"
+TOLERANCE, PROBES, QUESTION, INSTRUCTION = 1e-3, 4, "what is there?", "pick it up"
 """Standard deviations that an action may differ from torch's, in so many tries with noise for images."""
 PACKAGES = ("aegis-policy", "torch", "transformers", "onnx", "onnxscript")
 
@@ -90,12 +91,14 @@ def _compare(checkpoint: Checkpoint, folder: Path) -> float:
     info, stats, rng = checkpoint.info, checkpoint.norm_stats, np.random.default_rng(0)
     torches, exported = TorchPolicy(checkpoint, "cpu"), OnnxPolicy(folder, "cpu")
     worst = 0.0
-    for seed, instruction in enumerate(info.instructions[:PROBES]):
+    for seed, instruction in zip(range(PROBES), cycle(info.instructions or (INSTRUCTION,)), strict=False):
         images = {each.name: rng.integers(0, 256, (each.height, each.width, 3), np.uint8) for each in info.cameras}
         state = (stats.state.mean + stats.state.std * rng.normal(size=len(info.state))).astype(np.float32)
         first = Observation(images, state, instruction)
-        pending = Pending(torches.act(first, seed=seed).actions[1:], 1)
-        for seen in (first, replace(first, pending=pending)):
+        both = [first]
+        if torches.info.max_delay:
+            both.append(replace(first, pending=Pending(torches.act(first, seed=seed).actions[1:], 1)))
+        for seen in both:
             ours, theirs = (policy.act(seen, seed=seed).actions for policy in (exported, torches))
             worst = max(worst, float(np.abs((ours - theirs) / stats.actions.scale).max()))
         answers = ["".join(policy.ask(images, QUESTION)) for policy in (exported, torches)]
@@ -118,7 +121,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
         norm_stats=checkpoint.norm_stats,
         image_size=checkpoint.processor.image_size,
         bos=tokenizer.bos_token_id,
-        eos=checkpoint.policy.vlm.config.text_config.eos_token_id,
+        eos=checkpoint.policy.eos,
         pad=tokenizer.pad_token_id,
         denoising_steps=expert.denoising_steps,
         temperature=expert.temperature,

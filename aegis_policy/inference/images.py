@@ -108,13 +108,18 @@ def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
     what, level = (str(source), logging.INFO) if isinstance(source, Path) else ("image", logging.DEBUG)
     if isinstance(source, bytes):
         _check_scans(what, source)
-    with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ) as opened:
-        if opened.width * opened.height > MAX_PIXELS:  # the header says so; nothing is decoded yet
-            raise ObservationError(f"{what}: {opened.width}x{opened.height}, more than {MAX_PIXELS:,} pixels")
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith(("I", "F")):
-            raise ObservationError(f"{what}: values beyond 8 bits ({image.mode}); convert it to an 8-bit image first")
-        rgb = image.convert("RGB")
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ) as opened:
+            if opened.width * opened.height > MAX_PIXELS:  # the header says so; nothing is decoded yet
+                raise ObservationError(f"{what}: {opened.width}x{opened.height}, more than {MAX_PIXELS:,} pixels")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith(("I", "F")):
+                raise ObservationError(f"{what}: values beyond 8 bits ({image.mode}); make it an 8-bit image first")
+            rgb = image.convert("RGB")
+    except (OSError, ObservationError):
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise ObservationError(f"{what}: not a readable image ({error})") from error
     size = (camera.width, camera.height)
     if image.mode != "RGB":
         logger.log(level, "%s: converted from %s to RGB", what, image.mode)

@@ -94,6 +94,7 @@ class Manifest:
         try:
             data["info"] = PolicyInfo.from_dict(data["info"])
             data["norm_stats"] = NormStats.from_dict(data["norm_stats"], path)
+            data["norm_stats"].check(len(data["info"].state), len(data["info"].actions), path)
             data["graphs"] = {name: _graph(graph) for name, graph in data["graphs"].items()}
             manifest = cls(**data)
         except (KeyError, TypeError, AttributeError) as error:

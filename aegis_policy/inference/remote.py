@@ -48,13 +48,16 @@ class RemotePolicy:
         """
         key = os.environ.get(API_KEY) if api_key is None else api_key
         self.url = url.rstrip("/")
-        self._client = httpx.Client(
-            base_url=self.url,
-            timeout=httpx.Timeout(timeout, connect=connect_timeout),
-            # A proxy set for the web cannot reach this machine's own loopback; without this it would be asked to.
-            mounts={f"all://{host}": None for host in _LOOPBACK},
-            headers={"authorization": f"Bearer {key}"} if key else {},
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self.url,
+                timeout=httpx.Timeout(timeout, connect=connect_timeout),
+                # A proxy set for the web cannot reach this machine's own loopback; without this it would be asked to.
+                mounts={f"all://{host}": None for host in _LOOPBACK},
+                headers={"authorization": f"Bearer {key}"} if key else {},
+            )
+        except httpx.InvalidURL as error:
+            raise ConnectionError(f"{url}: not an address ({error}); expected one as http://127.0.0.1:8000") from error
         data = self._call("GET", "/v1/info")
         try:
             self._info = PolicyInfo.from_dict(data)

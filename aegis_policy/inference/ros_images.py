@@ -54,7 +54,9 @@ def compressed_to_numpy(message: Any) -> np.ndarray:
             if picture.mode.startswith(("I", "F")):
                 raise ConversionError(f"compressed image: values beyond 8 bits ({picture.mode})")
             return np.array(picture.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
+    except ConversionError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise ConversionError(f"compressed image: not a readable JPEG or PNG ({error})") from error
 
 

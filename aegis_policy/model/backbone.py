@@ -65,6 +65,12 @@ class Backbone(nn.Module):
         vision = self.vlm.config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 
+    @property
+    def eos(self) -> int:
+        """The token that ends an answer: the tokenizer's <eos>, the first where there are two, as in PaliGemma 2."""
+        named: int | list[int] = self.vlm.config.text_config.eos_token_id
+        return named if isinstance(named, int) else named[0]
+
     def see(self, images: Tensor) -> Tensor:
         """[B, K, 3, S, S] images in [-1, 1] -> their features [B, K*N, W], one image after the other."""
         features = self.vlm.get_image_features(images.flatten(0, 1)).pooler_output  # (B*K, N, W)
@@ -132,7 +138,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def decode(self, prefix: Prefix, max_new_tokens: int) -> Iterator[Tensor]:
         """Greedy answer tokens, one [B] tensor at a time, until every row has ended (ended rows repeat <eos>)."""
-        eos = self.vlm.config.text_config.eos_token_id
+        eos = self.eos
         room = max_new_tokens - 1  # nothing follows the last
         cache = roomy_cache(prefix.keys_values, room, grows=True)
         (rows, read), place = prefix.valid.shape, prefix.valid.sum(dim=1)

@@ -120,6 +120,8 @@ def load(source: str | Path | None) -> Checkpoint:
     if not is_policy(str(folder)):
         raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
     config = json.loads((folder / CONFIG).read_text())
+    if missing := [part for part in ("vlm", "expert", "interface") if part not in config]:
+        raise ValueError(f"{folder / CONFIG}: not a policy's, or damaged: it lacks '{missing[0]}'")
     policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
     with (folder / WEIGHTS).open("rb") as file:  # before safetensors, which takes one that it may not read for none
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -129,7 +131,9 @@ def load(source: str | Path | None) -> Checkpoint:
     vocabulary = processor.vocabulary()
     if config.get("vocabulary", vocabulary) != vocabulary:
         raise ValueError(f"{folder}: the tokenizer is another model's: its tokens have other numbers than in training")
-    return Checkpoint(policy.eval(), processor, info, NormStats.load(folder))
+    norm_stats = NormStats.load(folder)
+    norm_stats.check(len(info.state), len(info.actions), folder)
+    return Checkpoint(policy.eval(), processor, info, norm_stats)
 
 
 def _processor(source: str | Path, config: PaliGemmaConfig) -> Processor:
@@ -179,6 +183,7 @@ def load_vlm(source: str | Path) -> PaliGemmaForConditionalGeneration:
         str(source),
         attn_implementation="eager",
         dtype=torch.float32,
+        use_safetensors=True,  # nothing is unpickled
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, with missing ones, which transformers makes up
     )

@@ -10,6 +10,7 @@ import torch
 
 from aegis_policy.model import checkpoint as checkpoints
 from aegis_policy.training import anchor as anchors
+from aegis_policy.training import state
 
 
 def merge(policy: str | Path, pretrained: str | Path, weight: float, output: Path) -> None:
@@ -34,7 +35,11 @@ def merge(policy: str | Path, pretrained: str | Path, weight: float, output: Pat
     if differing := [name for name in ours if name not in theirs or ours[name].shape != theirs[name].shape]:
         raise ValueError(f"{pretrained}: of another architecture than {policy}: {differing[0]} differs")
     tuned.policy.vlm.load_state_dict({name: torch.lerp(theirs[name], ours[name], weight) for name in ours})
-    checkpoints.save(replace(tuned, info=replace(tuned.info, model=output.resolve().name)), output)
     own_anchor = Path(checkpoints.resolve(policy), anchors.FILE)
-    if own_anchor.is_file():
-        shutil.copy(own_anchor, output)
+
+    def fill(folder: Path) -> None:
+        checkpoints.save(replace(tuned, info=replace(tuned.info, model=output.resolve().name)), folder)
+        if own_anchor.is_file():
+            shutil.copy(own_anchor, folder)
+
+    state.write_whole(output.absolute(), fill)

@@ -47,21 +47,28 @@ def write_checkpoint(run: Path, step: int, fill: Callable[[Path], None], keep: i
         keep: how many of the newest checkpoints to keep; 0 keeps all.
     """
     folder = run / CHECKPOINTS
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    if folder.is_dir():
+        _sweep(folder)
     place = folder / f"{step:06d}"
-    partial = folder / f".{place.name}.partial"
-    partial.mkdir()
-    fill(partial)
-    _flush(partial)
-    partial.rename(place)
-    _flush_folder(folder)
+    write_whole(place, fill)
     _link(folder, place.name)
     for old in checkpoints(run)[:-keep] if keep else []:
         doomed = folder / f".{old.name}.partial"  # first it stops looking whole
         old.rename(doomed)
         shutil.rmtree(doomed)
     return place
+
+
+def write_whole(place: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into the folder it is given, which then is at `place`, all at once."""
+    partial = place.with_name(f".{place.name}.partial")
+    if partial.exists():  # of a process that was killed
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    fill(partial)
+    _flush(partial)
+    partial.rename(place)
+    _flush_folder(place.parent)
 
 
 def adopt_newest(run: Path) -> Path | None:

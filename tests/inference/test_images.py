@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from aegis_policy import Camera, ObservationError
 from aegis_policy.inference.images import decode_file, decode_image, encode_image, load_image
+from aegis_policy.inference.ros_images import ConversionError, compressed_to_numpy
 
 FRONT = Camera("front", 32, 32)
 SIZES = st.integers(1, 40)
@@ -63,6 +65,22 @@ def test_a_picture_of_the_camera_s_own_is_left_alone(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.INFO):
         np.testing.assert_array_equal(load_image(Camera("front", 9, 7), tmp_path / "a.png"), image)
     assert not caplog.records
+
+
+def damaged_png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[36] = 0  # of the length of what is compressed; Pillow raises a SyntaxError
+    return bytes(data)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(damaged_png())
+    with pytest.raises(ObservationError, match=r"broken\.png: not a readable image"):
+        load_image(Camera("front", 8, 8), tmp_path / "broken.png")
+    with pytest.raises(ConversionError, match="not a readable JPEG or PNG"):
+        compressed_to_numpy(SimpleNamespace(data=damaged_png()))
 
 
 def test_a_depth_image_is_not_taken_for_a_picture(tmp_path: Path) -> None:

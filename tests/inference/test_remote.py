@@ -155,6 +155,12 @@ def test_no_server_is_a_connection_error_that_says_what_to_do() -> None:
         RemotePolicy("http://127.0.0.1:1/")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000:8000", "http://127.0.0.1:80a"])
+def test_a_mistyped_address_is_named(url: str) -> None:
+    with pytest.raises(ConnectionError, match=f"{url}: not an address"):
+        RemotePolicy(url)
+
+
 @contextmanager
 def other_server(answer: bytes, delay_s: float = 0.0) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):

@@ -288,6 +288,42 @@ def test_a_vlms_weights_are_never_made_up(vlm_folder, tmp_path, key, value):
         load_backbone(folder)
 
 
+def test_a_vlm_that_would_be_unpickled_is_refused(vlm_folder, tmp_path):
+    folder = Path(shutil.copytree(vlm_folder, tmp_path / "vlm"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_backbone(folder)
+
+
+@pytest.mark.parametrize("kind", ["state", "actions"])
+def test_another_robots_normalisation_is_refused(own_copy, kind):
+    path = own_copy / "norm_stats.json"
+    content = json.loads(path.read_text())
+    of = content["norm_stats"][kind]
+    of |= {name: values[:1] for name, values in of.items() if isinstance(values, list)}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"normalisation of 1 numbers of {kind}, and the policy has"):
+        load(own_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda config: config.pop("expert"), "lacks 'expert'"),
+        (lambda config: config["interface"]["actions"].pop(), "normalisation of 3 numbers of actions"),
+        (lambda config: config["expert"].update(state_dim=9), "of another shape"),
+    ],
+)
+def test_a_configuration_that_is_damaged_is_refused(own_copy, change, complaint):
+    path = own_copy / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=complaint):
+        load(own_copy)
+
+
 def test_other_language_models_are_refused(vlm_folder, tmp_path):
     folder = Path(shutil.copytree(vlm_folder, tmp_path / "vlm"))
     config = json.loads((folder / "config.json").read_text())

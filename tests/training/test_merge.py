@@ -53,6 +53,10 @@ def test_training_goes_on_from_it(run, recipe, vlm, tmp_path):
         assert torch.equal(tensor, refitted.vlm.state_dict()[name])
 
 
+def full(*_: object, **__: object) -> None:
+    raise OSError("no space left on the device")
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(run, vlm, tmp_path):
     output = tmp_path / "merged"
     with pytest.raises(ValueError, match="a share, from 0 to 1"):
@@ -62,5 +66,11 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(run, vlm, tmp_p
     with pytest.raises(FileNotFoundError, match="no checkpoint here"):
         merge_command(checkpoint=tmp_path / "none", pretrained=str(vlm), output=output)
     assert not output.exists()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr(checkpoints, "save_tensors", full)
+        merge_command(checkpoint=run, pretrained=str(vlm), output=output)
+    assert not output.exists()
+    merge_command(checkpoint=run, pretrained=str(vlm), output=output)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
     with pytest.raises(ValueError, match="is there already"):
         merge_command(checkpoint=run, pretrained=str(vlm), output=run)
