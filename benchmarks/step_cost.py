@@ -56,7 +56,7 @@ class Setting:
     rounds: int
 
     def config(self, method: MethodName) -> TrainConfig:
-        """Of a step; a quarter of it is questions for co-train, and held by the methods that distil."""
+        """Of a step; of its own, co-train has a quarter of questions and distil-features holds an eighth."""
         return TrainConfig(method=method, batch_size=self.batch_size)
 
     def policy(self) -> AegisPolicy:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """As safetensors' `save_file`."""
-    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    """As safetensors' `save_file`. Raises OSError if it cannot be written."""
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
     open_up(Path(path))
 
 

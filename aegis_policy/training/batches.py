@@ -118,15 +118,25 @@ class Replay:
         paths: question sets, drawn from evenly; of a scene, the first camera's picture.
         image_tokens: N, of one image.
         count: pictures in a step.
+        augment: in another contrast and brightness each time.
 
     Raises:
         ValueError: a set has no question whose answer counts.
     """
 
-    def __init__(self, paths: Sequence[str], processor: Processor, image_tokens: int, count: int, seed: int):
+    def __init__(
+        self,
+        paths: Sequence[str],
+        processor: Processor,
+        image_tokens: int,
+        count: int,
+        seed: int,
+        augment: bool = True,
+    ):
         self.sets = [(source, _scored(source)) for source in map(VQASet, paths)]
         check_answers((source for source, _ in self.sets), processor)
         self.processor, self.image_tokens, self.count, self.seed = processor, image_tokens, count, seed
+        self.augment = augment
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Asked:
         """The questions of a step, or one of so many parts of them."""
@@ -141,7 +151,8 @@ class Replay:
         ours = slice(part, None, parts)
         pictures = [source.stack(np.array([row]), source.cameras[:1])[0] for source, row in chosen[ours]]
         pixels = torch.stack([self.processor.images(picture) for picture in pictures])  # sets may differ in size
-        pixels = vary(pixels, gain[ours], shift[ours])
+        if self.augment:
+            pixels = vary(pixels, gain[ours], shift[ours])
         return Asked(pixels, pack(rows[ours], self.processor, self.image_tokens))
 
 

@@ -291,9 +291,12 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 "no question sets: name at least one with --vqa ('aegis record --task questions' makes one)"
             )
-        for name in ("steps", "rows", "questions", "eval_every", "holdout_questions", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        least = dict.fromkeys(("steps", "questions", "eval_every", "holdout_questions", "threads"), 1)
+        for name, bound in {**least, "rows": 2, "seed": 0}.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate must be above 0, got {self.learning_rate}")
         for name in ("two_cameras", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} is a share, from 0 to 1, got {getattr(self, name)}")

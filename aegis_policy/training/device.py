@@ -39,7 +39,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     assumed = _assumed.get()
     if assumed is not None:
         return assumed
-    return {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_has_bf16}.get(device.type, bool)()
+    return {"cuda": _gpu_has_bf16, "cpu": _cpu_has_bf16}.get(device.type, bool)()
 
 
 @contextmanager
@@ -50,6 +50,11 @@ def assume_bfloat16(supported: bool) -> Iterator[None]:
         yield
     finally:
         _assumed.reset(token)
+
+
+def _gpu_has_bf16() -> bool:
+    """Whether the GPU multiplies bfloat16 in hardware, as from Ampere on."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_has_bf16() -> bool:

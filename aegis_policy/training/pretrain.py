@@ -270,7 +270,8 @@ class Pretrainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not math.isfinite(nn.utils.clip_grad_norm_(self.parameters, 1.0).item()):
+            raise FloatingPointError(f"step {self.done + 1}: the gradient is not finite; try a lower --learning-rate")
         self.optimizer.step()
         return loss.item()
 

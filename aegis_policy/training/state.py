@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -65,7 +65,11 @@ def write_whole(place: Path, fill: Callable[[Path], None]) -> None:
     if partial.exists():  # of a process that was killed
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    fill(partial)
+    try:
+        fill(partial)
+    except OSError:  # a full disk has room again
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     _flush(partial)
     partial.rename(place)
     _flush_folder(place.parent)
@@ -99,29 +103,35 @@ def moments(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Para
 
 
 def save_training_state(
-    folder: Path, step: int, optimizer: dict[str, Tensor], data: str = "", **others: dict[str, Tensor]
+    folder: Path,
+    step: int,
+    optimizer: dict[str, Tensor],
+    began: Mapping[str, str] | None = None,
+    **others: dict[str, Tensor],
 ) -> None:
     """Write the number of steps done, the optimizer's `moments`, and whatever else has a state that is not empty.
 
     Args:
-        data: a digest of what is learned from, for `check_data`.
+        began: digests of what the run began with, by what it is, for `check_begun`.
     """
     folder.mkdir(parents=True)
     for name, tensors in {"optimizer": optimizer, **others}.items():
         if tensors or name == "optimizer":
             stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_tensors(stored, folder / f"{name}.safetensors")
-    (folder / _PROGRESS).write_text(json.dumps({"step": step, "data": data}) + "\n")
+    (folder / _PROGRESS).write_text(json.dumps({"step": step, **(began or {})}) + "\n")
 
 
-def check_data(folder: Path, data: str) -> None:
-    """Raise ValueError if the run that saved its state here learned from something else than `data` is a digest of."""
-    begun = json.loads((folder / _PROGRESS).read_text()).get("data")
-    if begun and begun != data:  # runs of earlier versions do not say
-        raise ValueError(
-            f"{folder.parents[2]}: the demonstrations are not those that this run began with: put them back, or start "
-            f"a new run from its newest checkpoint (--checkpoint)"
-        )
+def check_begun(folder: Path, began: Mapping[str, str]) -> None:
+    """Raise ValueError if the run that saved its state here began with something else than has these digests."""
+    known = json.loads((folder / _PROGRESS).read_text())
+    for what, digest in began.items():
+        if known.get(what, digest) != digest:  # runs of earlier versions do not say
+            other = {"data": "the demonstrations are not those", "start": "the --checkpoint is not the one"}[what]
+            raise ValueError(
+                f"{folder.parents[2]}: {other} that this run began with: put it back, or start a new run from its "
+                f"newest checkpoint (--checkpoint)"
+            )
 
 
 def load_other_state(folder: Path, name: str) -> dict[str, Tensor]:

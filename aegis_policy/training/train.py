@@ -67,6 +67,8 @@ def train(config: TrainConfig, output: Path) -> Path:
         raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
     if config.checkpoint is not None:  # the very one: what a training folder calls its newest may change
         config = replace(config, checkpoint=checkpoints.resolve(config.checkpoint))
+    if config.strength is None and (strength := method_class(config.method).strength):
+        config = replace(config, strength=strength)  # what a later version takes may be another
     return _run(config, output, None)
 
 
@@ -108,10 +110,10 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
 
 
 def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what the method trains, at a learning rate of 0; its groups know their `peak`."""
+    """AdamW over what the method trains, at a learning rate of 0; its groups know their `name` and their `peak`."""
     groups = [
-        {"params": method.backbone, "peak": config.learning_rate},
-        {"params": method.expert, "peak": config.expert_learning_rate},
+        {"params": method.backbone, "name": "learning_rate", "peak": config.learning_rate},
+        {"params": method.expert, "name": "expert_learning_rate", "peak": config.expert_learning_rate},
     ]
     # No weight decay: it would pull the backbone away from what it knows.
     return torch.optim.AdamW(
@@ -136,7 +138,7 @@ class Trainer:
         source = config.checkpoint if resume is None else resume / state.MODEL
         told = tuple(dataset.instructions) if resume is None else ()  # what was begun knows its own
         self.start = self._start(source, dataset, output.resolve().name, told)
-        dataset.horizon, self.data = self.start.info.horizon, dataset.digest()
+        dataset.horizon, self.began = self.start.info.horizon, {"data": dataset.digest()}
         _warn_of_unknown_words(self.start.processor, dataset.instructions)
         self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
         measured = config.vqa if config.eval_every else ()
@@ -174,7 +176,7 @@ class Trainer:
         if resume is not None:
             if self.average is not None:
                 self.average.load(state.load_other_state(resume / state.STATE, "ema"))
-            state.check_data(resume / state.STATE, self.data)
+            state.check_begun(resume / state.STATE, self.began)
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, self.trained.items())
         self.metrics = Metrics(output, "" if resume is None else (resume / state.MODEL / state.METRICS).read_text())
 
@@ -221,13 +223,18 @@ class Trainer:
         """The backbone where fine-tuning began, for a method that needs it; a resumed run loads it anew."""
         if not method_class(self.config.method).needs_before:
             return None
-        return checkpoints.load_backbone(self.config.checkpoint)[0].vlm.to(self.device)
+        backbone = checkpoints.load_backbone(self.config.checkpoint)[0]
+        self.began["start"] = anchors.fingerprint(backbone)
+        return backbone.vlm.to(self.device)
 
     def _replay(self) -> Replay | None:
         config = self.config
         if not config.replayed:
             return None
-        return Replay(config.replay, self.start.processor, self.policy.image_tokens, config.replayed, config.seed)
+        return Replay(
+            *(config.replay, self.start.processor, self.policy.image_tokens, config.replayed, config.seed),
+            augment=config.augment,
+        )
 
     def run(self) -> None:
         """Train to the end, evaluating and saving on the way."""
@@ -278,17 +285,18 @@ class Trainer:
         metrics = self.method.backward(*parts)
         norm = full(nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip)).item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"step {step + 1}: the gradient is not finite; try a lower --learning-rate")
+            rates = " and ".join(f"--{group['name'].replace('_', '-')}" for group in self.optimizer.param_groups)
+            raise FloatingPointError(f"step {step + 1}: the gradient is not finite; try a lower {rates}")
         factor = rate_factor(step, self.config.steps, self.config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimizer.step()
         if self.average is not None:
-            self.average.update()
+            self.average.update(step)
         return {
             **metrics,
             "gradient_norm": norm,
-            "learning_rate": self.config.learning_rate * factor,
+            **{group["name"]: group["lr"] for group in self.optimizer.param_groups},
             "data_seconds": loaded - began,
             "seconds": time.perf_counter() - began,
         }
@@ -298,7 +306,7 @@ class Trainer:
         for name, (before, now) in self.metrics.accuracy.items():
             if 100 * (before - now) > limit + 1e-9:  # rounding is no question more
                 good = state.checkpoints(self.output)
-                where = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was good"
+                where = f"the last good checkpoint is {good[-1] / state.MODEL}" if good else "no checkpoint was good"
                 raise ForgettingError(
                     f"step {self.done}: VQA on {name} fell from {before:.1%} to {now:.1%}, {100 * (before - now):.1f} "
                     f"points, limit {limit:g}: {where}; forget less with a lower --learning-rate, --freeze-vision or "
@@ -323,7 +331,7 @@ class Trainer:
 
         def fill(folder: Path) -> None:
             self._fill(folder / state.MODEL, weights)
-            state.save_training_state(folder / state.STATE, self.done, moments, self.data, **others)
+            state.save_training_state(folder / state.STATE, self.done, moments, self.began, **others)
 
         if world.is_first():
             state.write_checkpoint(self.output, self.done, fill, self.config.keep)

@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from aegis_policy.data.convert import convert
+from aegis_policy.model import tensors
 from aegis_policy.model.checkpoint import load, load_backbone
 from aegis_policy.model.processor import Processor, word_tokenizer
 from aegis_policy.training.anchor import Anchor, anchor_of_sets
@@ -252,6 +255,30 @@ def test_other_demonstrations_than_a_run_began_with(recipe, tmp_path):
         resume(tmp_path / "run")
     write_demonstrations(path)
     resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["distil-features", "lora"])
+def test_another_start_than_a_run_began_with(recipe, method, vlm, demonstrations, tmp_path):
+    start, dataset = Path(shutil.copytree(vlm, tmp_path / "vlm")), (str(demonstrations),)
+    train(replace(recipe, dataset=dataset, method=method, checkpoint=str(start), save_every=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run/train_config.json").read_text())["strength"] == {"lora": None}.get(method, 32.0)
+    shutil.rmtree(tmp_path / "run/checkpoints/000002")
+    weights = load_file(start / "model.safetensors")
+    save_file({name: 1.01 * tensor for name, tensor in weights.items()}, start / "model.safetensors")
+    with pytest.raises(ValueError, match="run: the --checkpoint is not the one that this run began with"):
+        resume(tmp_path / "run")
+    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+    resume(tmp_path / "run")
+
+
+def test_a_disk_that_is_full_is_named_and_leaves_nothing(recipe, demonstrations, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("no space left on the device")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(OSError, match=r"model\.safetensors: cannot be written: no space left"):
+        train(replace(recipe, dataset=(str(demonstrations),)), tmp_path / "run")
+    assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
 def test_what_lies_in_the_output_folder_stays(recipe, tmp_path):

@@ -122,12 +122,23 @@ def test_sets_without_or_with_another_legend_are_refused(questions: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"vqa": ()}, "no question sets"), ({"rows": 0}, "--rows"), ({"two_cameras": 1.5}, "--two-cameras")],
+    [
+        ({"vqa": ()}, "no question sets"),
+        ({"rows": 1}, "--rows must be at least 2"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"two_cameras": 1.5}, "--two-cameras"),
+    ],
 )
 def test_wrong_recipes_are_refused(questions: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pretrain(recipe(questions, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(questions: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"step \d: the gradient is not finite; try a lower --learning-rate"):
+        pretrain(recipe(questions, learning_rate=1e30, vision_steps=0), tmp_path / "run")
 
 
 def test_patches_name_what_covers_them_and_its_outline(questions: Path) -> None:

@@ -169,7 +169,8 @@ def test_the_finished_policy_is_the_average_of_the_weights(recipe, questions, tm
     raw = {step: weights(tmp_path / "raw", step) for step in range(1, 7)}
     for name, average in weights(tmp_path / "run", 1).items():
         for step in range(2, 7):
-            average = 0.7 * average + 0.3 * raw[step][name]
+            decay = min(0.7, step / (9 + step))
+            average = decay * average + (1 - decay) * raw[step][name]
         torch.testing.assert_close(weights(tmp_path / "run", 6)[name], average, rtol=1e-5, atol=1e-6)
     done = load(tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
