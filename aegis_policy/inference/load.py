@@ -47,6 +47,15 @@ def _refuse_to_compile(wanted: bool, source: str | Path | None) -> None:
         raise ValueError(f"{source}: no checkpoint, so there is nothing to compile; leave --compile out")
 
 
+def pinned(source: str | None) -> str | None:
+    """What `source` means now: of a training folder its newest checkpoint, which a moment later is another."""
+    from aegis_policy.model.checkpoint import resolve
+
+    if source is None or source.startswith(("http://", "https://")) or Path(source, manifest.FILE).is_file():
+        return source
+    return resolve(source)
+
+
 def own_folder(source: str | Path | None) -> Path:
     """The folder of a checkpoint of one's own: of a training folder, the newest.
 

@@ -8,8 +8,10 @@ played again from the same start.
 from __future__ import annotations
 
 import logging
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +78,21 @@ def record_by_hand(recording: Recording, episodes: int, output: Path) -> int:
             env.close()
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within its block a terminal that is closed, or a kill, is a Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Session:
     """One sitting of one person.
 
@@ -98,7 +115,8 @@ class Session:
     def record(self, episodes: int, output: Path) -> int:
         """See `record_by_hand`."""
         again = 0
-        with DemonstrationFile(output) as file:
+        with DemonstrationFile(output) as file, interruptible():
+            file.describe(self._recording.task, self._recording.split, asdict(self._recording))
             try:
                 while file.kept < episodes and not self._screen.stopped:
                     self._progress = f"episode {file.kept + 1} of {episodes}   ·   kept {file.kept}   ·   again {again}"
@@ -111,9 +129,9 @@ class Session:
                 log.info("interrupted")
             finally:
                 if file.kept:
-                    file.finish(
-                        self._recording.task, self._recording.split, {**asdict(self._recording), "failed": again}
-                    )
+                    recording = {**asdict(self._recording), "failed": again}
+                    file.describe(self._recording.task, self._recording.split, recording)
+                    file.finish(replaces=False)
                     log.info("wrote %d demonstrations to %s, did %d attempts again", file.kept, output, again)
                 else:
                     log.info("nothing was kept, so there is no %s", output)

@@ -28,8 +28,9 @@ def add_to_card(folder: Path, evaluation: Evaluation) -> None:
     kept = {key: found[key] for key in (*RATES, "vqa_families", "settings") if found.get(key)}
     known["after"][", ".join([evaluation.task, *filter(None, [evaluation.settings.get("split")])])] = kept
     write_atomically(file, (json.dumps(known, indent=1) + "\n").encode())
-    text = card.read_text().partition(HEADING)[0] if card.exists() else ""
-    write_atomically(card, (text + HEADING + measured_table(known["after"], known["before"])).encode())
+    text, _, old = (card.read_text() if card.exists() else "").partition(HEADING)
+    own = old[place:] if (place := old.find("\n## ")) >= 0 else ""  # what somebody has written after it
+    write_atomically(card, (text + HEADING + measured_table(known["after"], known["before"]) + own).encode())
 
 
 def measured_table(after: Measured, before: Measured | None = None) -> str:

@@ -44,8 +44,10 @@ def record(
             scripted expert records if left out.
     """
     from aegis_sim.demonstrations import Recording, record_demonstrations
+    from aegis_sim.files import check_writable
     from aegis_sim.tasks import QUESTION_TASKS
 
+    check_writable(output)
     if device is not None:
         from aegis_sim.by_hand import record_by_hand
 
@@ -57,6 +59,8 @@ def record(
     if task in QUESTION_TASKS:
         from aegis_sim.question_sets import record_questions
 
+        if (split, short_fraction, takeover) != ("seen", 0.0, None):
+            raise ValueError(f"--split, --short-fraction and --takeover are of demonstrations, and '{task}' has none")
         record_questions(task, episodes, output, seed=seed, workers=workers)
         return
     record_demonstrations(
@@ -114,17 +118,23 @@ def evaluate(
     from contextlib import nullcontext
     from functools import partial
 
-    from aegis_policy.inference.load import load_policy, own_folder
+    from aegis_policy.inference.load import load_policy, own_folder, pinned
     from aegis_sim.card import add_to_card
     from aegis_sim.evaluate import evaluate as run
+    from aegis_sim.files import check_writable
     from aegis_sim.report import text_table, write_report
     from aegis_sim.rerun_file import rerun_file
 
+    checkpoint = pinned(checkpoint)  # each worker loads it, and training may go on meanwhile
     folder = own_folder(checkpoint) if card else None
+    if videos and not (json or report):
+        raise ValueError("--videos: films go into a file or a report; name one with --json or --report")
     if videos is None:
         videos = 12 if report else 0
     if report and json is None:
         json = report.with_suffix(".json")
+    for file in filter(None, (json, report, rerun)):
+        check_writable(file)
     with rerun_file(rerun) if rerun else nullcontext() as record:
         evaluation = run(
             partial(load_policy, checkpoint),
@@ -142,10 +152,10 @@ def evaluate(
         )
     command = shlex.join(["aegis", *sys.argv[1:]])
     print(text_table({evaluation.policy.model: evaluation.to_dict()}, families=True))
-    if folder:
-        add_to_card(folder, evaluation)
     if json:
         evaluation.save(json, command)
+    if folder:
+        add_to_card(folder, evaluation)
     if report and json:
         write_report(report, f"{evaluation.policy.model}: {task}", {"measured": json}, commands=[command])
 

@@ -105,6 +105,8 @@ def _primitives(env: ArmEnv) -> str | None:
 class DemonstrationFile:
     """Written under another name; `output` appears, or is replaced, when `finish` is called. A context manager.
 
+    Whatever kills the process, what has been added lies under that name until then, and can be read.
+
     Attributes:
         kept: how many demonstrations it holds.
     """
@@ -134,9 +136,10 @@ class DemonstrationFile:
             raise
         self._data.attrs["control_hz"] = demonstration.control_hz
         self.kept += 1
+        self._file.flush()
 
-    def finish(self, task: str, split: str, recording: Mapping[str, Any]) -> None:
-        """Describe what is in it and give it its name.
+    def describe(self, task: str, split: str, recording: Mapping[str, Any]) -> None:
+        """Say what is in it.
 
         Args:
             task, split: what was demonstrated.
@@ -156,8 +159,22 @@ class DemonstrationFile:
         )
         for name, features in (("state_features", STATE_FEATURES), ("action_features", ACTION_FEATURES)):
             data.attrs[name] = json.dumps([[feature.name, feature.unit] for feature in features])
+
+    def finish(self, *, replaces: bool = True) -> None:
+        """Give it its name.
+
+        Raises:
+            FileExistsError: there is another by that name, and this one does not replace it: it keeps the one it has.
+        """
         self._file.close()
-        self._partial.replace(self._output)
+        if replaces:
+            self._partial.replace(self._output)
+            return
+        try:
+            os.link(self._partial, self._output)
+        except FileExistsError as error:
+            kept, self._partial = self._partial, self._partial.with_suffix(".none")
+            raise FileExistsError(f"{self._output} is there by now; what was recorded is in {kept}") from error
 
 
 def _write(group: h5py.Group, demo: Demonstration) -> None:

@@ -164,6 +164,7 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
                 if failed > 10 + _GIVE_UP * file.kept:
                     tried = failed + file.kept
                     raise ValueError(f"{failed} of {tried} attempts failed: try less noise than {recording.noise} m")
-        file.finish(recording.task, recording.split, {**asdict(recording), "failed": failed})
+        file.describe(recording.task, recording.split, {**asdict(recording), "failed": failed})
+        file.finish()
     log.info("wrote %d demonstrations to %s, left out %d failed attempts", file.kept, output, failed)
     return failed

@@ -86,8 +86,10 @@ def evaluate(
     if task in tasks.QUESTION_TASKS:
         if until_width is not None:
             raise ValueError(f"until_width: '{task}' has no success rate to narrow down")
-        if record is not None:
-            raise ValueError(f"rerun: '{task}' has no motion to record")
+        if record is not None or videos:
+            raise ValueError(f"rerun, videos: '{task}' has no motion to record")
+        if split != "seen":
+            raise ValueError(f"split '{split}': the task '{task}' has the split 'seen' alone")
         return evaluate_questions(load, task, episodes, seed, share)
     make = partial(Player, load, task, seed, split, replan_every, batch, videos, record is not None)
     groups = [range(start, min(start + batch, episodes)) for start in range(0, episodes, batch)]
@@ -221,7 +223,10 @@ class _Found:
         self.latency = Latency()
 
     def episodes(self, played: Iterable[Played]) -> Iterator[Episode]:
+        known: PolicyInfo | None = None
         for one in played:
-            self.info = one.info
+            if known not in (None, one.info):
+                raise ValueError("the policy is another by now than it was at first: what was measured is of neither")
+            known = self.info = one.info
             self.latency += one.latency
             yield from one.episodes

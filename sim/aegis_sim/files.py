@@ -6,6 +6,15 @@ import os
 from pathlib import Path
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError, before the work and not after it, if `path` is a folder, or cannot be written; make its folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path.parent}: may not be written to")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `path`, making its folder, by way of a temporary name beside it: a killed process leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,12 @@ on the images before it. What is recorded and what is evaluated never share a se
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from aegis_sim.questions import COLOURS, GRIPPER, SHAPES, VOCABULARY, Question, View, questions
 from aegis_sim.tasks import IMAGE_SIZE, episode_seed
+from aegis_sim.workers import spread
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,12 @@ def record_questions(
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     chunks = [range(start, min(start + _CHUNK, episodes)) for start in range(0, episodes, _CHUNK)]
     try:
-        with h5py.File(partial, "w") as file, _sampler(task, size, split, seed, workers) as sample:
+        maker = functools.partial(_Maker, task, size, split, seed)
+        with h5py.File(partial, "w") as file, closing(spread(maker, chunks, workers)) as made:
             _describe(file, task, seed, split)
             done = 0
             with tqdm(total=episodes, desc=f"{task} ({split})", unit="scene") as progress:
-                for rows in sample(chunks):
+                for rows in made:
                     _append(file, rows, done, episodes)
                     done += len(rows)
                     progress.update(len(rows))
@@ -133,8 +135,11 @@ class _Maker:
         self._task, self._split, self._seed = task, split, seed
         self._generate = _generator(task, size)
 
-    def rows(self, indices: range) -> list[_Row]:
+    def __call__(self, indices: range) -> list[_Row]:
         return [self._row(index) for index in indices]
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
     def _row(self, index: int) -> _Row:
         # The task is folded in, so that a drawn and a rendered set of one seed do not show the same objects.
@@ -153,31 +158,3 @@ class _Maker:
 
 def _encode(asked: list[Question]) -> str:
     return json.dumps([list(question) for question in asked])
-
-
-_maker: _Maker | None = None  # of this worker process
-
-
-def _start_worker(task: str, size: int, split: str, seed: int) -> None:
-    global _maker
-    _maker = _Maker(task, size, split, seed)
-
-
-def _work(indices: range) -> list[_Row]:
-    assert _maker is not None
-    return _maker.rows(indices)
-
-
-@contextmanager
-def _sampler(
-    task: str, size: int, split: str, seed: int, workers: int
-) -> Iterator[Callable[[list[range]], Iterator[list[_Row]]]]:
-    """A function from chunks of indices to their rows, in order, by this process or by several."""
-    if workers == 1:
-        maker = _Maker(task, size, split, seed)
-        yield lambda chunks: map(maker.rows, chunks)
-        return
-    # Not fork: a forked child inherits a GL context that it cannot use, and hangs.
-    pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker, (task, size, split, seed))
-    with pool:
-        yield lambda chunks: pool.imap(_work, chunks)

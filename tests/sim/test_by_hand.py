@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,8 +22,9 @@ import h5py
 import numpy as np
 import pytest
 
+from aegis_policy.data.demonstrations import Demonstrations
 from aegis_sim import by_hand, commands
-from aegis_sim.by_hand import Session, record_by_hand
+from aegis_sim.by_hand import Session
 from aegis_sim.demonstrations import Recording
 from aegis_sim.devices import CONTROLS, Hand, open_device
 from aegis_sim.env import ArmEnv
@@ -270,7 +273,11 @@ def test_out_of_time_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("end", [Reports.unplug, ctrl_c])
+def killed(number: int) -> Callable[[Reports], None]:
+    return lambda _: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("end", [Reports.unplug, ctrl_c, killed(signal.SIGHUP), killed(signal.SIGTERM)])
 def test_what_was_kept_survives_any_end(
     env: ArmEnv, mouse: Reports, mouse_hand: Hand, tmp_path: Path, end: Callable[[Reports], None]
 ) -> None:
@@ -287,7 +294,7 @@ def test_what_was_kept_survives_any_end(
 
     paper.person = Unlucky()  # type: ignore[assignment]
     path = tmp_path / "demos.hdf5"
-    if end is ctrl_c:
+    if end is not Reports.unplug:
         session(env, mouse_hand, paper).record(2, path)
     else:
         with pytest.raises(OSError, match="is it plugged in"):
@@ -297,49 +304,17 @@ def test_what_was_kept_survives_any_end(
     assert list(tmp_path.iterdir()) == [path]
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------
-
-
-def test_no_screen_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wanted = Recording("pick", device="keyboard")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(ValueError, match="needs a screen, and DISPLAY is not set"):
-        record_by_hand(wanted, 1, tmp_path / "x.hdf5")
-    monkeypatch.setenv("DISPLAY", ":4711")
-    with pytest.raises(ValueError, match="X display ':4711' cannot be opened"):
-        record_by_hand(wanted, 1, tmp_path / "x.hdf5")
-
-
-def test_missing_packages_and_mice_are_said(env: ArmEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match=r"no SpaceMouse can be opened .*udev rule"):
-        open_device("spacemouse", env, lambda: True)
-    monkeypatch.setitem(sys.modules, "robosuite.devices.spacemouse", None)
-    with pytest.raises(ValueError, match=r'--device spacemouse needs more packages .*aegis-policy\[teleop\]" && pip'):
-        open_device("spacemouse", env, lambda: True)
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"short_fraction": 0.5}, "the scripted expert's"),
-        ({"takeover": "runs/mine"}, "the scripted expert's"),
-        ({"workers": 2}, "one worker"),
-        ({"episodes": 0}, "at least 1"),
-        ({"task": "questions"}, "task 'questions'"),
-    ],
-)
-def test_wrong_settings_are_refused(tmp_path: Path, options: dict, complaint: str) -> None:
-    settings = {"task": "pick", "episodes": 1, "output": tmp_path / "x.hdf5", "device": "keyboard", **options}
-    with pytest.raises(ValueError, match=complaint):
-        commands.record(**settings)
-
-
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "x.hdf5"
+def test_a_file_that_has_come_meanwhile_is_not_replaced(
+    env: ArmEnv, mouse: Reports, mouse_hand: Hand, tmp_path: Path
+) -> None:
+    paper, path = Paper(), tmp_path / "demos.hdf5"
+    paper.person = Pusher(env, mouse)
     path.write_text("an hour's work")
-    with pytest.raises(ValueError, match="exists"):
-        commands.record("pick", 1, path, device="keyboard")
+    with pytest.raises(FileExistsError, match=r"is there by now; what was recorded is in .*partial"):
+        session(env, mouse_hand, paper).record(1, path)
     assert path.read_text() == "an hour's work"
+    (kept,) = (other for other in tmp_path.iterdir() if other != path)
+    assert len(Demonstrations([kept.rename(tmp_path / "mine.hdf5")], 3).instructions) == 1
 
 
 # -- the whole of it, on a screen ---------------------------------------------------------------------------------

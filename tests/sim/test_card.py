@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from aegis_policy.inference.load import own_folder
+from aegis_policy.inference.load import own_folder, pinned
 from aegis_policy.model.checkpoint import asset
 from aegis_sim.card import add_to_card
 from aegis_sim.commands import evaluate
@@ -43,6 +43,26 @@ def test_what_was_before_stands_beside_it(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "| pick, seen | success | 0.200 [0.057, 0.510] | 0.900 [0.596, 0.982] | 10 |" in text
     assert "| pick, moved-camera | success | - | 0.700 [0.397, 0.892] | 10 |" in text
+
+
+def test_what_somebody_wrote_below_stays(tmp_path):
+    add_to_card(tmp_path, evaluation(2))
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text() + "\n## License\n\nCC-BY-4.0, data by Jane Doe.\n")
+    for successes in (5, 9):
+        add_to_card(tmp_path, evaluation(successes))
+    text = card.read_text()
+    assert text.endswith("\n## License\n\nCC-BY-4.0, data by Jane Doe.\n")
+    assert text.count("## ") == 2 and "0.900" in text and "0.500" not in text
+
+
+def test_a_training_folder_means_what_was_newest_when_it_was_named(tmp_path):
+    for step in ("000500", "001000"):
+        shutil.copytree(asset("aegis-tiny"), tmp_path / "run/checkpoints" / step / "pretrained_model")
+    (tmp_path / "run/checkpoints/last").symlink_to("000500")
+    assert pinned(str(tmp_path / "run")) == str(tmp_path / "run/checkpoints/000500/pretrained_model")
+    for source in (None, "http://127.0.0.1:8000"):
+        assert pinned(source) == source
 
 
 @pytest.mark.parametrize("source", [None, "http://127.0.0.1:9", "someone/policy"])

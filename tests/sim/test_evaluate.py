@@ -14,11 +14,11 @@ from PIL import Image
 
 from aegis_policy import ActionChunk
 from aegis_policy.inference.load import load_policy
-from aegis_sim import tasks
-from aegis_sim.evaluate import evaluate
+from aegis_sim import commands, tasks
+from aegis_sim.evaluate import Played, _Found, evaluate
 from aegis_sim.questions import FAMILIES, Question
 from aegis_sim.quiz import Asked, BlindBaselines, by_family, normalised, pick_questions
-from aegis_sim.results import Episode, Evaluation
+from aegis_sim.results import Episode, Evaluation, Latency
 from aegis_sim.rollout import INSTANTS, run_episodes
 from aegis_sim.statistics import wilson
 from tests.linear_policy import serving
@@ -137,12 +137,41 @@ def test_it_stops_at_the_first_episode_that_makes_the_interval_narrow_enough(mon
         ({"until_width": 1.0}, "until_width is 1.0"),
         ({"until_width": 0.2, "task": "drawn"}, "no success rate"),
         ({"record": lambda info, episode: None, "task": "drawn"}, "no motion to record"),
+        ({"videos": 3, "task": "drawn"}, "no motion to record"),
+        ({"split": "moved-camera", "task": "questions"}, "the task 'questions' has the split 'seen' alone"),
         ({"task": "juggle"}, "juggle"),
     ],
 )
 def test_wrong_settings_are_refused(change, complaint):
     with pytest.raises(ValueError, match=complaint):
         evaluate(**{"load": Wandering, "task": "pick", "episodes": 1, "seed": 0} | change)
+
+
+def test_what_two_policies_did_is_no_measurement():
+    other = dataclasses.replace(INFO, checkpoint="another")
+    played = (Played(info, (Episode(0, ()),), Latency()) for info in (INFO, INFO, other))
+    found = []
+    with pytest.raises(ValueError, match="the policy is another by now"):
+        found.extend(_Found().episodes(played))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"videos": 2}, "--videos: films go into a file or a report"),
+        ({"json": "folder"}, "folder: a folder; name a file"),
+        ({"report": "folder"}, "folder: a folder; name a file"),
+    ],
+)
+def test_what_would_be_lost_is_refused_before_anything_runs(tmp_path, options, complaint):
+    (tmp_path / "folder").mkdir()
+    options = {name: tmp_path / value if isinstance(value, str) else value for name, value in options.items()}
+    with pytest.raises((ValueError, OSError), match=complaint):
+        commands.evaluate("http://127.0.0.1:9", **options)
+    with pytest.raises(IsADirectoryError, match="folder: a folder; name a file"):
+        commands.record("pick", 1, tmp_path / "folder")
+    with pytest.raises(ValueError, match="--split, --short-fraction and --takeover are of demonstrations"):
+        commands.record("drawn", 1, tmp_path / "drawn.hdf5", split="moved-camera")
 
 
 class Recording(Wandering):
