@@ -28,6 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def env() -> Iterator[ArmEnv]:
     made = make("pick")
+    made.reset(seed=0)
     yield made
     made.close()
 
