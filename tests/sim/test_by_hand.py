@@ -317,6 +317,14 @@ def test_a_file_that_has_come_meanwhile_is_not_replaced(
     assert len(Demonstrations([kept.rename(tmp_path / "mine.hdf5")], 3).instructions) == 1
 
 
+def test_missing_packages_and_mice_are_said(env: ArmEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match=r"no SpaceMouse can be opened .*udev rule"):
+        open_device("spacemouse", env, lambda: True)
+    monkeypatch.setitem(sys.modules, "robosuite.devices.spacemouse", None)
+    with pytest.raises(ValueError, match=r'--device spacemouse needs more packages .*aegis-policy\[teleop\]" && pip'):
+        open_device("spacemouse", env, lambda: True)
+
+
 # -- the whole of it, on a screen ---------------------------------------------------------------------------------
 
 

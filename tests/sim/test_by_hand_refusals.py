@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,6 @@ import pytest
 from aegis_sim import commands
 from aegis_sim.by_hand import record_by_hand
 from aegis_sim.demonstrations import Recording
-from aegis_sim.devices import open_device
-from aegis_sim.env import ArmEnv
-from aegis_sim.tasks import make
 
 MISSING = [name for name in ("pynput", "Xlib", "hid", "tkinter") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -25,14 +20,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def env() -> Iterator[ArmEnv]:
-    made = make("pick")
-    made.reset(seed=0)
-    yield made
-    made.close()
-
-
 def test_no_screen_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wanted = Recording("pick", device="keyboard")
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -41,14 +28,6 @@ def test_no_screen_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("DISPLAY", ":4711")
     with pytest.raises(ValueError, match="X display ':4711' cannot be opened"):
         record_by_hand(wanted, 1, tmp_path / "x.hdf5")
-
-
-def test_missing_packages_and_mice_are_said(env: ArmEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match=r"no SpaceMouse can be opened .*udev rule"):
-        open_device("spacemouse", env, lambda: True)
-    monkeypatch.setitem(sys.modules, "robosuite.devices.spacemouse", None)
-    with pytest.raises(ValueError, match=r'--device spacemouse needs more packages .*aegis-policy\[teleop\]" && pip'):
-        open_device("spacemouse", env, lambda: True)
 
 
 @pytest.mark.parametrize(
