@@ -87,7 +87,7 @@ def halved_paligemma2() -> PaliGemmaConfig:
 
 SETTINGS = {
     "tiny": Setting(lambda: load_vlm(asset("aegis-tiny-vlm")), batch_size=24, rounds=20),
-    "300M": Setting(lambda: new_vlm(halved_paligemma2()), batch_size=4, rounds=8),
+    "300M": Setting(lambda: new_vlm(halved_paligemma2()), batch_size=8, rounds=8),
 }
 
 

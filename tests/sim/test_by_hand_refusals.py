@@ -15,8 +15,6 @@ MISSING = [name for name in ("pynput", "Xlib", "hid", "tkinter") if importlib.ut
 pytestmark = [
     pytest.mark.sim,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-    # robosuite's reader of an unplugged SpaceMouse; pynput's listeners without a display, or as it goes
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
 
 
