@@ -73,7 +73,8 @@ def test_it_picks_up_what_it_is_told_to_as_often_as_in_one_process(operator: Ope
         handle.cancel_goal_async()
         ended = operator.outcome(handle)
         assert ended.reason == REASON.CANCELED, ended.message
-        assert ended.executed_steps > 10 and 0 < operator.last_report().latency < 1.0
+        assert ended.executed_steps > 10
+        assert 0 <= operator.last_report().latency < 1.0  # 0: the simulation's clock has not moved on meanwhile
     policy, env = load_policy(), make("pick")
     alone = [episode.rollout.success for episode in map(partial(play, policy, env), seeds) if episode.rollout]
     env.close()
