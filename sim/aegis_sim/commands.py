@@ -124,13 +124,14 @@ def evaluate(
     from aegis_sim.files import check_writable
     from aegis_sim.report import text_table, write_report
     from aegis_sim.rerun_file import rerun_file
+    from aegis_sim.tasks import QUESTION_TASKS
 
     checkpoint = pinned(checkpoint)  # each worker loads it, and training may go on meanwhile
     folder = own_folder(checkpoint) if card else None
     if videos and not (json or report):
         raise ValueError("--videos: films go into a file or a report; name one with --json or --report")
     if videos is None:
-        videos = 12 if report else 0
+        videos = 12 if report and task not in QUESTION_TASKS else 0
     if report and json is None:
         json = report.with_suffix(".json")
     for file in filter(None, (json, report, rerun)):

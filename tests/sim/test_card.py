@@ -74,7 +74,8 @@ def test_a_checkpoint_that_is_not_ones_own_is_refused_before_anything_runs(sourc
 @pytest.mark.sim
 def test_aegis_eval_puts_it_there(tmp_path):
     shutil.copytree(asset("aegis-tiny"), tmp_path / "mine")
-    evaluate(str(tmp_path / "mine"), task="drawn", episodes=2, card=True)
+    evaluate(str(tmp_path / "mine"), task="drawn", episodes=2, card=True, report=tmp_path / "report.html")
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.json").is_file()
     assert own_folder(tmp_path / "mine") == tmp_path / "mine"
     known = json.loads((tmp_path / "mine/measured.json").read_text())
     assert known["after"]["drawn"]["vqa"]["n"] == 16
