@@ -6,8 +6,9 @@ mistakes for the goal. So it is given what the robot did, disturbed once more, a
 sees. In demonstrations a robot stands still when it is done; a policy that has missed, and waits, would take its own
 stillness for that and wait for ever. So now and then it is given stillness at any other moment too.
 
-Demonstrations close a gripper where it has arrived. Taught to make up for a push in one action and to close with the
-next, a policy closes on nothing: an arm takes its time.
+What it is to make up for is divided: all of it in the next action would be a jerk. But demonstrations close a gripper
+where it has arrived. Taught to make up for a push and to close with the next action, a policy closes on nothing: an arm
+takes its time, and the gripper waits; meanwhile, nothing keeps the arm from making up for all at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ DISTURBED, SLIGHTLY = 1.5, 0.02
 """Deviations of the actions that what is given is disturbed by, at most, and that stillness is."""
 STILL = 0.3
 """Share of draws that are given stillness."""
+HASTE = 0.6
+"""The share of what is owed that an action makes up for, where none has to wait for that."""
 COUNTS, SETTLE = 0.1, 2
 """The share of an action's reach that a gripper has to wait for, and the actions that an arm takes to arrive."""
 
@@ -50,9 +53,9 @@ def begin(
     """M chunks of each sample, in SI units: what is given, and what then is to be done.
 
     The first `delay` actions are those that were executed and a push. What the pushes have moved the robot by is made
-    up for after them, no action going further than `reach`: displacements add up, so that is what the label would have
-    been, had it come to this. And a gripper that was about to close, or any other set point to change, waits until
-    the robot is there.
+    up for after them, most of it at once, no action going further than `reach`: displacements add up, so that is what
+    the label would have been, had it come to this. And a gripper that was about to close, or any other set point to
+    change, waits until the robot is there.
 
     Args:
         labels, executed: [B, H, A]; delay: [B, M].
@@ -63,50 +66,32 @@ def begin(
     Returns:
         float32 [B, M, H, A].
     """
-    given = (np.arange(labels.shape[1]) < delay[..., None])[..., None]  # (B, M, H, 1)
+    given = np.arange(labels.shape[1]) < delay[..., None]  # [B, M, H]
     begun = np.clip(executed[:, None] + push, *_within(executed[:, None], reach))
-    chunks = np.where(given, begun, labels[:, None])
-    owed = np.where(given, executed[:, None] - begun, 0).sum(axis=2)  # (B, M, A)
-    chunks = _wait(chunks, owed, given, reach, displaced)
-    return _make_up(chunks, owed, given, reach)[0].astype(np.float32)
+    asked = np.where(given[..., None], begun, labels[:, None])
+    owed = np.where(given[..., None], executed[:, None] - begun, 0).sum(axis=2)  # [B, M, A]
+    return _make_up(asked, owed, given, reach, displaced).astype(np.float32)
 
 
 def _make_up(
-    chunks: np.ndarray, owed: np.ndarray, given: np.ndarray, reach: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Chunks whose own actions make up for what is owed, and what is left of that after each action, [B, M, H, A]."""
-    chunks, left = chunks.copy(), np.repeat(owed[:, :, None], chunks.shape[2], axis=2)
-    for step in range(chunks.shape[2]):
-        label = chunks[:, :, step]
-        made = np.clip(label + left[:, :, step], *_within(label, reach)) - label
-        made[given[:, :, step, 0]] = 0
-        chunks[:, :, step] = label + made
-        left[:, :, step:] -= made[:, :, None]
-    return chunks, left
-
-
-def _wait(
-    chunks: np.ndarray, owed: np.ndarray, given: np.ndarray, reach: np.ndarray, displaced: np.ndarray
+    asked: np.ndarray, owed: np.ndarray, given: np.ndarray, reach: np.ndarray, displaced: np.ndarray
 ) -> np.ndarray:
-    """Chunks that stand before a set point changes, until SETTLE actions after what counts is made up for."""
-    horizon, delay = chunks.shape[2], given.sum(axis=(2, 3))
-    far = np.divide(np.abs(owed), reach, where=reach > 0, out=np.zeros_like(owed))
-    far = far[..., displaced].max(axis=-1, initial=0)  # (B, M)
-    needed = np.where(far > COUNTS, np.ceil(far), 0).astype(int)  # (B, M) actions that do nothing else
-    left = np.abs(_make_up(chunks, owed, given, reach)[1])
-    last = (left > COUNTS * reach)[..., displaced].any(axis=-1).sum(axis=2)  # the action after which nothing is left
-
-    place = np.arange(horizon)
-    steps = np.abs(np.diff(chunks, axis=2, prepend=chunks[:, :, :1]))
-    changes = (steps > reach / 2)[..., ~displaced].any(axis=-1) & (place >= delay[..., None])
-    change = np.where(changes.any(axis=2), changes.argmax(axis=2), horizon)  # (B, M): the first
-    until = np.where(last < change, last + 1, change + needed) + SETTLE
-    waits = np.where(needed > 0, np.maximum(until - change, 0), 0)[..., None]
-
-    change = change[..., None]
-    source = np.where(place < change, place, np.maximum(place - waits, change - 1))  # (B, M, H)
-    standing = (place >= change) & (place < change + waits)
-    return np.where(standing[..., None] & displaced, 0, np.take_along_axis(chunks, source[..., None], axis=2))
+    """What is asked for, with what is owed made up for, and standing where a set point waits for that: [B, M, H, A]."""
+    changes = np.abs(np.diff(asked, axis=2, prepend=asked[:, :, :1])) > reach / 2
+    changes = changes[..., ~displaced].any(axis=-1) & ~given
+    chunks, place = asked.copy(), np.zeros(given.shape[:2], int)  # which of what is asked for is next
+    wait = np.zeros_like(place)  # actions until the arm is there and at rest
+    for step in range(given.shape[2]):
+        far = (np.abs(owed) > COUNTS * reach)[..., displaced].any(axis=-1)
+        wait = np.where(far, 1 + SETTLE, np.maximum(wait - 1, 0))
+        stands = (wait > 0) & np.take_along_axis(changes, place[..., None], axis=2)[..., 0]
+        label = np.take_along_axis(asked, (place - stands)[..., None, None], axis=2)[:, :, 0]
+        label = np.where(stands[..., None] & displaced, 0, label)
+        made = np.where(given[:, :, step, None], 0, np.where(stands[..., None], 1, HASTE)) * owed
+        chunks[:, :, step] = np.clip(label + made, *_within(label, reach))
+        owed = owed - (chunks[:, :, step] - label)
+        place = place + ~stands
+    return chunks
 
 
 def _within(actions: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
