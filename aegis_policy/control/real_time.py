@@ -28,8 +28,8 @@ import numpy as np
 from aegis_policy.control.checks import Rejection
 from aegis_policy.control.plan import Plan
 from aegis_policy.control.scheduler import Asynchronous, Layout
+from aegis_policy.control.space import ActionSpace
 from aegis_policy.data.ahead import hold
-from aegis_policy.data.displacements import is_displacement
 from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 WINDOW = 10
@@ -88,7 +88,8 @@ class RealTime(Asynchronous):
     def __init__(self, execute: int) -> None:
         super().__init__(execute)
         self._horizon, self._most, self._step = 0, 0, 0.0
-        self._displaced, self._standing = np.zeros(0, bool), np.zeros(0)  # [A]
+        self._moving, self._displaced = np.zeros((2, 0), bool)  # [A]
+        self._standing = np.zeros(0)  # [A]
         self._begin()
 
     def fit(self, info: PolicyInfo) -> None:
@@ -99,7 +100,8 @@ class RealTime(Asynchronous):
                 f"meanwhile (its max_delay is 0); choose another scheduler, such as the asynchronous one"
             )
         self._horizon, self._most, self._step = info.horizon, info.max_delay, 1 / info.control_hz
-        self._displaced = np.array([is_displacement(feature, info.state) for feature in info.actions], bool)
+        space = ActionSpace(info)
+        self._moving, self._displaced = space.moving, space.displaced
         self._standing = np.array([STANDING.get(feature.unit, 0.0) for feature in info.actions])
 
     def clear(self) -> None:
@@ -167,7 +169,8 @@ class RealTime(Asynchronous):
         differs = chunk.actions[: asked.told] - going.between(asked.at, asked.at + asked.told)
         fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)
         if asked.told:
-            fresh = ease(fresh, going.between(over, asked.at + self._horizon), self._displaced)
+            pending, moving = going.between(over, asked.at + self._horizon), self._moving
+            fresh[:, moving] = ease(fresh[:, moving], pending[:, moving], self._displaced[moving])
         steps = (now - going.origin) / self._step
         if steps - ROUNDING > over:
             if over < going.end:

@@ -191,7 +191,8 @@ class Displaced(Logged):
     """Names are tiny set points, beside displacements of chunks that move; the policy repeats what it is told."""
 
     moves: tuple[bool, ...] = (True,)
-    info, unit = replace(NAMES, actions=(Feature("q1", "rad"), Feature("dy", "m"))), 1e-6
+    info = replace(NAMES, state=(*NAMES.state, Feature("y", "m")), actions=(Feature("q1", "rad"), Feature("dy", "m")))
+    unit = 1e-6
 
     def chunk(self, request: Request) -> ActionChunk:
         far = FAR * self.moves[request.number % len(self.moves)]
