@@ -148,7 +148,7 @@ class Controller:
 
     @property
     def seen_from(self) -> float:
-        """s; the next chunk may not answer what was seen before that."""
+        """s; the next chunk may not answer what was seen before that; inf while none may come."""
         with self._lock:
             return max(self._started, self._scheduler.seen_from)
 

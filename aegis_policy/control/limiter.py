@@ -7,7 +7,8 @@ chunk or the whole policy goes missing. Ruckig proposes; that the limits hold do
 
 A limit that is passed already (a robot switched on outside its range, limits lowered on the move) cannot be kept at
 once without breaking another. Until it can, the limit is where the shortest stop from here reaches: the robot goes no
-farther out than it must, and comes back with the next target.
+farther out than it must, and comes back with the next target. Only a lower limit of jerk waits: to take an
+acceleration back more softly than was foreseen is to get faster first. Until it is not, the robot brakes as before.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Limiter:
 
     def set_limits(self, limits: Limits) -> None:
         """Hold to these from now on."""
-        self._parts = [_part(limit, part.motion) for limit, part in zip(limits, self._parts, strict=True)]
+        self._parts = [_part(limit, part.motion, part.jerk) for limit, part in zip(limits, self._parts, strict=True)]
 
     def follow(self, target: Target, dt: float) -> None:
         """Go on for dt > 0 (s), as far as is safe to where `target` wants all to be at its end."""
@@ -67,15 +68,21 @@ class Limiter:
 
 
 class _Axis:
-    """One position or displacement."""
+    """One position or displacement.
 
-    def __init__(self, limits: AxisLimits, motion: Motion) -> None:
-        self.motion = motion
+    Attributes:
+        jerk: of a stop; its limit, or what that was before while `motion` is still of that time.
+    """
+
+    def __init__(self, limits: AxisLimits, motion: Motion, jerk: float) -> None:
+        self.motion, self.jerk = motion, limits.jerk
+        self._stop: Reach
         self._limits, self._allowed = limits, limits.reach.loosened(_SLACK)
         self._ruckig, self._question, self._answer = Ruckig(1), InputParameter(1), Trajectory(1)
         self._question.max_acceleration, self._question.max_jerk = [limits.acceleration], [limits.jerk]
-        self._stop = self._stop_from(motion)
         self._way_to_stop = self._stop_from(Motion(0.0, limits.velocity)).highest  # at most, with no acceleration
+        self.jerk = max(jerk, limits.jerk)
+        self._soften()
 
     @property
     def at_rest(self) -> bool:
@@ -85,7 +92,8 @@ class _Axis:
         limits = self._limits
         # Within the looser of the limits and of what the stop from here needs anyway; that, with slack, would add up
         allowed = self._allowed.joined(self._stop)
-        if (proposal := self._propose(self._possible(target), dt)) is not None:
+        proposal = self._propose(self._possible(target), dt) if self.jerk == limits.jerk else None
+        if proposal is not None:
             end, way = travel(self.motion, proposal, dt)
             after = self._stop_from(end)
             if way.within(allowed) and after.within(allowed):
@@ -99,13 +107,21 @@ class _Axis:
     def brake(self, dt: float) -> None:
         if self.at_rest:
             return
-        pieces = stop(self.motion, self._limits.acceleration, self._limits.jerk)
+        pieces = stop(self.motion, self._limits.acceleration, self.jerk)
         end, _ = travel(self.motion, pieces, dt)
         self.motion = Motion(end.position) if sum(piece.duration for piece in pieces) <= dt else end
+        self._soften()
+
+    def _soften(self) -> None:
+        """See what a stop takes, by the limit of jerk alone unless it would get faster first."""
+        hard, self.jerk = self.jerk, self._limits.jerk
         self._stop = self._stop_from(self.motion)
+        if hard > self.jerk and self._stop.velocity > max(self._limits.velocity, abs(self.motion.velocity)):
+            self.jerk = hard
+            self._stop = self._stop_from(self.motion)
 
     def _stop_from(self, motion: Motion) -> Reach:
-        pieces = stop(motion, self._limits.acceleration, self._limits.jerk)
+        pieces = stop(motion, self._limits.acceleration, self.jerk)
         return travel(motion, pieces, sum(piece.duration for piece in pieces))[1]
 
     def _possible(self, target: Motion) -> Motion:
@@ -131,7 +147,7 @@ class _Axis:
         try:
             if self._ruckig.calculate(asked, self._answer) is not Result.Working:
                 return None
-        except RuckigError:
+        except (RuckigError, ValueError):  # of a way that takes too long for it, the binding does not know the error
             return None
         profile = self._answer.profiles[0][0]
         pieces: list[Piece] = []
@@ -143,7 +159,7 @@ class _Axis:
 class _Gripper:
     """A command that is clipped, not slowed: how fast fingers close is the gripper's own affair."""
 
-    at_rest = True
+    at_rest, jerk = True, 0.0
 
     def __init__(self, limits: GripperLimits, motion: Motion) -> None:
         self._limits = limits
@@ -156,5 +172,5 @@ class _Gripper:
         pass
 
 
-def _part(limits: AxisLimits | GripperLimits, motion: Motion) -> _Axis | _Gripper:
-    return _Axis(limits, motion) if isinstance(limits, AxisLimits) else _Gripper(limits, motion)
+def _part(limits: AxisLimits | GripperLimits, motion: Motion, jerk: float = 0.0) -> _Axis | _Gripper:
+    return _Axis(limits, motion, jerk) if isinstance(limits, AxisLimits) else _Gripper(limits, motion)

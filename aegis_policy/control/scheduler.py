@@ -44,7 +44,7 @@ class Scheduler(ABC):
 
     Attributes:
         trouble: why there is no point in going on; "" while there is.
-        seen_from: s; the next chunk may not answer what was seen before that.
+        seen_from: s; the next chunk may not answer what was seen before that; inf while none may come.
     """
 
     trouble = ""
@@ -120,6 +120,8 @@ class Synchronous(Asynchronous):
         self.seen_from = -inf
 
     def schedule(self, chunk: ActionChunk, now: float) -> Layout | Rejection:
+        if self.seen_from == inf:
+            return Rejection("stamp", "the robot has not stood still since the last chunk")
         if chunk.stamp < self.seen_from:
             return Rejection("stamp", f"observed {self.seen_from - chunk.stamp:.3g} s before the robot stood still")
         return Layout(chunk.actions[: self.execute], now)
@@ -128,13 +130,13 @@ class Synchronous(Asynchronous):
         if self.newest is None:
             return True
         stands = now >= self.newest.end and at_rest
-        if stands and self.seen_from == -inf:
+        if stands and self.seen_from == inf:
             self.seen_from = now
         return stands
 
     def add(self, plan: Plan) -> None:
         super().add(plan)
-        self.seen_from = -inf
+        self.seen_from = inf
 
 
 class TemporalEnsemble(Scheduler):

@@ -116,3 +116,7 @@ class ArmSim(ManipulationEnv):
             ValueError: the point is behind the camera.
         """
         return self._renderer.project(point, camera)
+
+    def shows(self, point: Point, camera: str) -> bool:
+        """Whether a world point (m) lies within what `camera` pictures, hidden or not."""
+        return self._renderer.shows(point, camera)

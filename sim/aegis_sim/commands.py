@@ -134,7 +134,14 @@ def evaluate(
         videos = 12 if report and task not in QUESTION_TASKS else 0
     if report and json is None:
         json = report.with_suffix(".json")
-    for file in filter(None, (json, report, rerun)):
+    files = {"--json": json, "--report": report, "--rerun": rerun}
+    named = {option: file.absolute() for option, file in files.items() if file}
+    if len(set(named.values())) < len(named):
+        raise ValueError(
+            f"{', '.join(f'{option} {file}' for option, file in named.items())}: each needs a file of its own"
+            + " (figures of a report go into NAME.json beside it)" * bool(report)
+        )
+    for file in named.values():
         check_writable(file)
     with rerun_file(rerun) if rerun else nullcontext() as record:
         evaluation = run(

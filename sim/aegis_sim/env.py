@@ -68,6 +68,10 @@ class ArmEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         max_steps: int,
         render_mode: str | None,
     ) -> None:
+        if unknown := set(cameras) - set(CAMERAS):
+            raise ValueError(f"cameras: no '{min(unknown)}' here; there are {', '.join(CAMERAS)}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: '{render_mode}' is not one of {self.metadata['render_modes']}")
         self.arm = arm
         self.control_hz = control_hz
         self.metadata = {**self.metadata, "render_fps": control_hz}

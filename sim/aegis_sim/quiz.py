@@ -20,6 +20,8 @@ from aegis_sim.questions import POINT, Question
 from aegis_sim.statistics import Rate, rate_of
 
 CAMERA = "front"  # the view that all questions are about
+ARTICLES = ("a", "an", "the")
+NUMERALS = dict(zip(("zero", "one", "two", "three", "four", "five", "six"), "0123456", strict=True))
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Asked:
 
 
 def normalised(answer: str) -> str:
-    """An answer as it is compared: lower case, single spaces, none around it."""
-    return " ".join(answer.lower().split())
+    """An answer as it is compared: lower case, no articles, no full stop, numbers in digits (as VQAv2 has it)."""
+    words = answer.lower().strip(" \n.!?").split()
+    return " ".join(NUMERALS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def pick_questions(pool: Sequence[Question], count: int, rng: np.random.Generator) -> list[Question]:

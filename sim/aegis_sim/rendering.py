@@ -93,12 +93,21 @@ class Renderer:
 
     def project(self, point: Point, camera: str) -> tuple[float, float]:
         """See `ArmSim.project`."""
-        data, camera_id = self._sim.data._data, self._sim.model.camera_name2id(camera)
-        x, y, z = data.cam_xmat[camera_id].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[camera_id])
+        x, y, z = self._seen_from(camera, point)
         if z >= 0:
             raise ValueError(f"point {tuple(point)} is behind camera '{camera}'")
+        camera_id = self._sim.model.camera_name2id(camera)
         scale = 2 * np.tan(np.radians(self._sim.model._model.cam_fovy[camera_id]) / 2) * -z
         return float(0.5 + x / scale), float(0.5 - y / scale)
+
+    def shows(self, point: Point, camera: str) -> bool:
+        """See `ArmSim.shows`."""
+        return self._seen_from(camera, point)[2] < 0 and all(0 < share < 1 for share in self.project(point, camera))
+
+    def _seen_from(self, camera: str, point: Point) -> np.ndarray:
+        """In the camera's frame [3], m: to its right, up, and towards whoever holds it."""
+        data, camera_id = self._sim.data._data, self._sim.model.camera_name2id(camera)
+        return data.cam_xmat[camera_id].reshape(3, 3).T @ (np.asarray(point) - data.cam_xpos[camera_id])
 
     def _make_context(self) -> None:
         warm_start = self._sim.data.qacc_warmstart.copy()

@@ -102,8 +102,7 @@ class RobosuiteEnv(ArmEnv):
     def _shows_grasp(self, held: str | None) -> bool:
         """Whether the front image tells what the gripper holds: not while the fingers are around what still stands."""
         hand = self.sim.gripper_pose()[0]
-        u, v = self.sim.project(hand, FRONT)
-        if not (0 < u < 1 and 0 < v < 1):
+        if not self.sim.shows(hand, FRONT):
             return False
         if held is not None:
             return self._hangs(held)

@@ -105,8 +105,7 @@ class SceneRenderer:
                 SceneObject(thing.colour, thing.shape, u, v, share, standing=index != arm.held)
                 for index, (thing, (u, v), share) in enumerate(zip(things, places, shares, strict=True))
             )
-            u, v = table.project(table.gripper_pose()[0], name)
-            gripper = not arm.among and 0 < u < 1 and 0 < v < 1
+            gripper = not arm.among and table.shows(table.gripper_pose()[0], name)
             scene = Scene(objects, arm.held, gripper=gripper, upright=camera == "front")
         return View(table.render_camera_image(name, self._size), labels, scene)
 

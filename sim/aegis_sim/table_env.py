@@ -34,10 +34,10 @@ class TableEnv(ArmEnv):
     A thing is picked up when it is LIFT_HEIGHT above the table, and placed when it rests at its place and the hand has
     let go of it.
 
-    `info` has besides "target" (index of the thing to take), "reference" (of the one it is placed by, or None),
-    "lifted" (index of the first object lifted, or None), and at the end of an episode "right_object": whether the first
-    object lifted is the target or, when none was, whether the hand was nearest to the target as it first closed (or at
-    the end).
+    `info` has besides "target" (index of the thing to take), "reference" (of the one it is placed by, if any),
+    "lifted" (index of the first object lifted, once one was), and at the end of an episode "right_object": whether the
+    first object lifted is the target or, when none was, whether the hand was nearest to the target as it first closed
+    (or at the end).
 
     Args:
         kind: of the goal.
@@ -128,13 +128,17 @@ class TableEnv(ArmEnv):
         return self._height(self.target) > LIFT_HEIGHT if self.kind == "pick" else self.placed()
 
     def placed(self) -> bool:
-        """Whether the target rests at its place and the hand has let go."""
+        """Whether the target rests at its place, what it is placed by rests too, and the hand has let go of both."""
         off = self.table.position(self.target) - self.place()
         there = np.hypot(*off[:2]) < self.goal.near and abs(off[2]) < LEVEL
-        return bool(there and self.table.speed(self.target) < AT_REST and not self.table.touched(self.target))
+        both = (self.target, self.goal.reference)
+        rest = all(self.table.speed(i) < AT_REST and not self.table.touched(i) for i in both if i is not None)
+        return bool(there and rest)
 
     def _facts(self, ended: bool) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"target": self.target, "reference": self.goal.reference, "lifted": self.lifted}
+        facts: dict[str, Any] = {"target": self.target}  # what is not there has no key: a vector has one type for each
+        facts |= {} if self.goal.reference is None else {"reference": self.goal.reference}
+        facts |= {} if self.lifted is None else {"lifted": self.lifted}
         if ended:
             chosen = next(i for i in (self.lifted, self._closed_on, self._nearest()) if i is not None)
             facts["right_object"] = chosen == self.target
@@ -153,8 +157,7 @@ class TableEnv(ArmEnv):
     def _shows_grasp(self, camera: str, held: int | None) -> bool:
         """Whether an image tells what the gripper holds: not while the fingers are around what still stands."""
         hand = self.table.gripper_pose()[0]
-        u, v = self.table.project(hand, camera)
-        if not (0 < u < 1 and 0 < v < 1):
+        if not self.table.shows(hand, camera):
             return False
         if held is not None:
             return self._height(held) > LIFT_SHOWN

@@ -195,3 +195,31 @@ def test_a_gripper_is_clipped_at_once_and_keeps_its_command_through_a_stop():
     assert limiter.commanded[:, 0].tolist() == [1, 0, 0]
     limiter.brake(0.01)
     assert limiter.commanded[0, 0] == 1 and limiter.at_rest
+
+
+@pytest.mark.parametrize("slow", [1e-3, 1e-4, 1e-6])
+def test_an_axis_that_is_as_good_as_locked_stands_or_creeps(slow):
+    """Ruckig has an error for ways that take too long that its binding does not know."""
+    limits = replace(AXIS, velocity=slow)
+    motions = drive(Limiter([limits], np.array([0.2])), [(1.0, 0.0, 30), (-0.5, 0.0, 30)], 0.02)
+    for before, after in pairwise(motions):
+        assert_inside(after, [limits])
+        assert_one_motion(before, after, 0.02, [limits])
+
+
+@given(SWIFT, TARGETS, COARSE, st.floats(0.01, 1), st.floats(1e-3, 1))
+@settings(max_examples=100, deadline=None)
+def test_a_jerk_lowered_on_the_move_makes_nobody_faster_first(limits, targets, dt, a, j):
+    """To take an acceleration of 3 m/s² back at 0.5 m/s³ would take six seconds, and lead to 9 m/s."""
+    limiter = Limiter([limits], np.array([0.2]))
+    before = drive(limiter, targets, dt)[-1]
+    lowered = replace(limits, acceleration=a * limits.acceleration, jerk=j * limits.jerk)
+    limiter.set_limits([lowered])
+    motions = np.concatenate([before[None], drive(limiter, [(0.2, 0.0, int(4 / dt))], dt)[1:]])
+    fastest = max(limits.velocity, abs(before[1, 0]) + before[2, 0] ** 2 / (2 * limits.jerk))
+    assert (np.abs(motions[:, 1, 0]) <= fastest * (1 + 1e-9)).all()
+    for first, second in pairwise(motions):
+        assert_one_motion(first, second, dt, [limits])
+    limiter.brake(600.0)
+    for first, second in pairwise(drive(limiter, [(0.5, 0.0, 50)], dt)):  # from rest on
+        assert_one_motion(first, second, dt, [lowered])

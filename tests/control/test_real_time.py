@@ -104,9 +104,8 @@ class World:
 
     def call(self, request: Request, chunk: ActionChunk) -> None:
         """Its own actions' names, by what they are as they are carried out."""
-        own = np.array(chunk.actions[request.delay :], float)
+        own, displaced = np.array(chunk.actions[request.delay :], float), ActionSpace(self.info).displaced
         if request.pending:
-            displaced = np.array([feature.name.startswith("d") for feature in self.info.actions])
             own = ease(own, np.array(request.pending.actions[request.delay :], float), displaced)
         self.names += [(request.number, request.delay + i) for i in range(len(own))]
         self.values = np.concatenate([self.values, own])
@@ -191,7 +190,7 @@ class Displaced(Logged):
     """Names are tiny set points, beside displacements of chunks that move; the policy repeats what it is told."""
 
     moves: tuple[bool, ...] = (True,)
-    info = replace(NAMES, state=(*NAMES.state, Feature("y", "m")), actions=(Feature("q1", "rad"), Feature("dy", "m")))
+    info = replace(NAMES, state=(*NAMES.state, Feature("y", "m")), actions=(NAMES.actions[0], Feature("dy", "m")))
     unit = 1e-6
 
     def chunk(self, request: Request) -> ActionChunk:

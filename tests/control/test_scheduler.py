@@ -67,6 +67,8 @@ def test_synchronous_plays_its_share_from_now_and_waits_for_rest():
 def test_synchronous_takes_no_chunk_for_what_was_seen_before_the_robot_stood():
     scheduler = Synchronous(3)
     scheduler.add(plan(scheduler.schedule(steady(stamp=1.0), 1.4).actions, 1.4))
+    assert scheduler.schedule(steady(stamp=1.5), 1.6).reason == "the robot has not stood still since the last chunk"
+    assert not scheduler.wants_chunk(1.75, False) and scheduler.seen_from == np.inf
     assert scheduler.wants_chunk(1.8, True) and scheduler.wants_chunk(2.0, True)
     assert scheduler.schedule(steady(stamp=1.7), 2.0).reason == "observed 0.1 s before the robot stood still"
     assert scheduler.schedule(steady(stamp=1.8), 2.0).start == 2.0

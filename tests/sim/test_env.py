@@ -56,6 +56,25 @@ def test_gymnasium_accepts_it(name: str) -> None:
         check_env(gym.make(name, render_mode="rgb_array").unwrapped)
 
 
+def test_a_vector_of_them_goes_on_when_one_lifts_something() -> None:
+    envs = gym.make_vec(ENVIRONMENTS["pick"], num_envs=2, cameras=("wrist",), vectorization_mode="sync")
+    envs.reset(seed=2)
+    first = envs.envs[0].unwrapped
+    other = 1 - first.target if len(first.table.primitives) > 1 else first.target
+    x, y, z = first.table.position(other)
+    first.table.place(other, (x, y, z + LIFT_HEIGHT + 0.08), 0.0)
+    *_, info = envs.step(np.zeros((2, 7)))
+    assert info["lifted"][0] == other and info["_lifted"].tolist() == [True, False]
+    envs.close()
+
+
+def test_unknown_cameras_and_ways_to_look_are_refused() -> None:
+    with pytest.raises(ValueError, match="cameras: no 'side' here; there are front, wrist"):
+        TableEnv(cameras=("side",))
+    with pytest.raises(ValueError, match="render_mode: 'human' is not one of"):
+        TableEnv(render_mode="human")
+
+
 def test_a_seed_is_one_episode_in_any_instance_and_after_any_other(env: TableEnv) -> None:
     first = play(env, seed=5, steps=4)
     other = tasks.make("pick")

@@ -161,6 +161,8 @@ def test_what_two_policies_did_is_no_measurement():
         ({"videos": 2}, "--videos: films go into a file or a report"),
         ({"json": "folder"}, "folder: a folder; name a file"),
         ({"report": "folder"}, "folder: a folder; name a file"),
+        ({"report": "one.json"}, "each needs a file of its own"),
+        ({"json": "one.html", "report": "one.html"}, "each needs a file of its own"),
     ],
 )
 def test_what_would_be_lost_is_refused_before_anything_runs(tmp_path, options, complaint):
@@ -263,6 +265,26 @@ def test_blind_baselines_count_what_is_most_frequent():
     assert scores["question_only"] == wilson(3, 4)  # yes, no, yes (as the family does), no
 
 
-@pytest.mark.parametrize(("answer", "expected"), [(" Red  cube\n", "red cube"), ("", ""), ("3", "3")])
-def test_answers_are_compared_without_case_and_spaces(answer, expected):
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(" Red  cube\n", "red cube"), ("", ""), ("3", "3"), ("Yes.", "yes"), ("A red cube", "red cube"), ("two", "2")],
+)
+def test_answers_are_compared_by_what_they_say(answer, expected):
     assert normalised(answer) == expected
+
+
+class Drifting(Wandering):
+    """Up and away from the table."""
+
+    def act(self, observation, *, seed=None):
+        chunk = super().act(observation, seed=seed)
+        return dataclasses.replace(
+            chunk, actions=np.tile(np.float32([0, 0, 0.05, 0, 0, 0, 0]), (len(chunk.actions), 1))
+        )
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("split", ["seen", "moved-camera"])
+def test_a_hand_that_leaves_the_picture_fails_and_ends_no_evaluation(split):
+    found = evaluate(Drifting, "pick", 2, 0, split=split)
+    assert found.rates["success"] == wilson(0, 2)

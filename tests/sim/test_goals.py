@@ -99,8 +99,30 @@ def test_placed_means_there_at_rest_and_let_go(env: TableEnv) -> None:
     env.table.sim.data.set_joint_qvel("object0_joint0", [0.1, 0, 0, 0, 0, 0])
     assert not env.placed(), "it still moves"
     env.table.place(0, place, 0.0)
+    env.table.sim.data.set_joint_qvel("object1_joint0", [0.1, 0, 0, 0, 0, 0])
+    assert not env.placed(), "what it was placed on still moves"
+    env.table.place(1, env.table.position(1), 0.0)
     *_, terminated, truncated, info = env.step(still)
     assert terminated and not truncated and info["success"] and "failure" not in info
+
+
+def test_who_carries_the_reference_beside_the_target_has_placed_nothing() -> None:
+    env = tasks.make("place-beside", cameras=())
+    env.reset(seed=0)
+    env.table.dress([Primitive("green", "cube", -0.05, 0.1), Primitive("blue", "cube", 0.05, -0.1)])
+    env.goal = Goal("place-beside", 0, "put the {a} {side} of the {b}", reference=1, side="right")
+    env.begin()
+    beside = env.table.position(1) + env.table.position(0) - env.place()
+    env.table.set_arm(beside + (0, 0, 0.12), opening=0.04)
+    env.table.place(1, beside + (0, 0, 0.12), 0.0)
+    env.table.sim.forward()
+    assert np.linalg.norm((env.place() - env.table.position(0))[:2]) < 1e-3
+    assert env.table.touched(1) and not env.placed(), "the reference is in the hand"
+    env.table.set_arm((-0.08, 0.0, 1.2))
+    env.table.place(1, beside, 0.0)
+    env.table.sim.forward()
+    assert env.placed()
+    env.close()
 
 
 @pytest.mark.parametrize(
