@@ -28,8 +28,8 @@ READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats of a user's own pictures; Pillow reads many more, by code that few have ever attacked."""
 MAX_PIXELS = 25_000_000
 """Of a user's own picture: what most cameras give; decoded, a tenth of a gigabyte."""
-MAX_SCANS = 64
-"""Of a JPEG: each goes over the whole picture anew. Ten make a usual progressive one."""
+MAX_SCANS, USUAL_SCANS = 64, 12
+"""Of a JPEG: each goes over the whole picture anew. Some ten make a usual progressive one, of MAX_PIXELS too."""
 FILE_MARGIN = 2**20
 """Bytes beside the pixels of a camera's image: what else a file may say, and the reason why a wrong one is refused."""
 
@@ -103,21 +103,25 @@ def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
     Raises:
         OSError: no such file, or not an image.
         ObservationError: values that are not colours (16-bit, integer or float greyscale), more than MAX_PIXELS, or, in
-            what is not from a file of the user's own, more than MAX_SCANS.
+            what is not from a file of the user's own, more scans than pictures of its size have.
     """
     what, level = (str(source), logging.INFO) if isinstance(source, Path) else ("image", logging.DEBUG)
-    if isinstance(source, bytes):
-        _check_scans(what, source)
+    scans = _check_scans(what, source) if isinstance(source, bytes) else 0
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ) as opened:
             if opened.width * opened.height > MAX_PIXELS:  # the header says so; nothing is decoded yet
                 raise ObservationError(f"{what}: {opened.width}x{opened.height}, more than {MAX_PIXELS:,} pixels")
+            if opened.width * opened.height * scans > MAX_PIXELS * USUAL_SCANS:
+                extent = f"{opened.width}x{opened.height}"
+                raise ObservationError(f"{what}: a JPEG of {scans} scans over {extent}; save it anew, not progressive")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith(("I", "F")):
                 raise ObservationError(f"{what}: values beyond 8 bits ({image.mode}); make it an 8-bit image first")
             rgb = image.convert("RGB")
-    except (OSError, ObservationError):
+    except ObservationError:
         raise
+    except OSError as error:
+        raise error if error.filename or what in str(error) else OSError(f"{what}: {error}") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise ObservationError(f"{what}: not a readable image ({error})") from error
     size = (camera.width, camera.height)
@@ -129,12 +133,17 @@ def load_image(camera: Camera, source: Path | bytes) -> np.ndarray:
     return np.array(rgb)
 
 
-def _check_scans(what: str, data: bytes) -> None:
-    """Raise ObservationError for a JPEG file of more than MAX_SCANS: in a few kilobytes it can hold minutes of work."""
+def _check_scans(what: str, data: bytes) -> int:
+    """How many scans a JPEG file has, 0 for any other.
+
+    Raises:
+        ObservationError: more than MAX_SCANS: in a few kilobytes it can hold minutes of work.
+    """
     # What a scan holds never looks like a marker: a 0xFF in it is followed by a 0.
     scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
     if scans > MAX_SCANS:
         raise ObservationError(f"{what}: a JPEG of {scans} scans, at most {MAX_SCANS}; save it anew, not progressive")
+    return scans
 
 
 def _describe(image: ImageFile.ImageFile) -> str:

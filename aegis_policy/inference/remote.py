@@ -26,6 +26,18 @@ API_KEY = "AEGIS_API_KEY"
 """The environment variable with a server's key."""
 
 
+def authorization(key: str | None = None) -> dict[str, str]:
+    """The header with a server's key, if there is one; if left out, AEGIS_API_KEY's.
+
+    Raises:
+        ConnectionError: what is there is not one key, such as a file of several.
+    """
+    key = (os.environ.get(API_KEY, "") if key is None else key).strip()
+    if not (key.isascii() and key.isprintable()):  # nor will httpx send it, but it would show it
+        raise ConnectionError(f"{API_KEY}: not a key; expected one line of printable ASCII")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 class RemotePolicy:
     """The policy behind `url`, such as "http://127.0.0.1:8000".
 
@@ -46,7 +58,6 @@ class RemotePolicy:
             connect_timeout: seconds to wait for the connection itself.
             api_key: a key of the server; if left out, what the environment variable AEGIS_API_KEY holds, if anything.
         """
-        key = os.environ.get(API_KEY) if api_key is None else api_key
         self.url = url.rstrip("/")
         try:
             self._client = httpx.Client(
@@ -54,7 +65,7 @@ class RemotePolicy:
                 timeout=httpx.Timeout(timeout, connect=connect_timeout),
                 # A proxy set for the web cannot reach this machine's own loopback; without this it would be asked to.
                 mounts={f"all://{host}": None for host in _LOOPBACK},
-                headers={"authorization": f"Bearer {key}"} if key else {},
+                headers=authorization(api_key),
             )
         except httpx.InvalidURL as error:
             raise ConnectionError(f"{url}: not an address ({error}); expected one as http://127.0.0.1:8000") from error
@@ -118,6 +129,7 @@ class RemotePolicy:
 
     def _stream(self, body: dict[str, Any]) -> Iterator[str]:
         try:
+            whole = False
             with self._client.stream("POST", "/v1/ask", **_packed(body)) as response:
                 if response.is_error:
                     response.read()
@@ -126,13 +138,13 @@ class RemotePolicy:
                     event = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
                     if "token" in event:
                         yield event["token"]
-                    if "answer" in event:
-                        return
+                    whole = whole or "answer" in event  # and the end is read too: the connection serves again
                     if "detail" in event:
                         raise ConnectionError(f"{self.url}: {event['detail']}")
         except httpx.HTTPError as error:
             raise self._lost(error) from error
-        raise ConnectionError(f"{self.url}: the answer broke off")
+        if not whole:
+            raise ConnectionError(f"{self.url}: the answer broke off")
 
     def _check(self, response: httpx.Response) -> None:
         if response.is_success:
@@ -147,6 +159,9 @@ class RemotePolicy:
         raise ConnectionError(f"{self.url}: {response.status_code} {response.reason_phrase}: {detail}{hint}")
 
     def _lost(self, error: httpx.HTTPError) -> ConnectionError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            hint = "name the file with it, or with who signed it, in the environment variable SSL_CERT_FILE"
+            return ConnectionError(f"{self.url}: its certificate is not trusted here; {hint} ({error})")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ConnectionError(f"{self.url}: no policy server there ({error}); start one with `aegis serve`")
         reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)

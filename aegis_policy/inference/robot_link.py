@@ -7,7 +7,6 @@ dropped. After the link is lost it is made again, and again, until `close`.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
-from aegis_policy.inference.remote import API_KEY
+from aegis_policy.inference.remote import authorization
 from aegis_policy.inference.wire import WireError, pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -102,11 +101,9 @@ class ServerLink:
             self._closed.wait(RETRY_S)
 
     def _converse(self) -> None:
-        key = os.environ.get(API_KEY)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         with connect(
             self._url,
-            additional_headers=headers,
+            additional_headers=authorization(),
             open_timeout=CONNECT_S,
             close_timeout=1,
             max_size=MAX_COMMAND,

@@ -52,6 +52,7 @@ def create_app(
         finally:
             warming.cancel()
             await asyncio.wait([warming])
+            service.pictures.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(service.engine.close)  # its thread would keep the process alive
             await asyncio.to_thread(service.tracing.close)
 

@@ -74,6 +74,8 @@ class ChatRequest(BaseModel):
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    modalities: list[Literal["text"]] | None = None
     stop: Stop | Annotated[list[Annotated[Stop, Field(min_length=1)]], Field(max_length=4)] | None = Field(
         None, description="The answer ends before the first of these"
     )

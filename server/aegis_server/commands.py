@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import ssl
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -60,7 +61,7 @@ def serve(
     from aegis_server.logs import log_as_json
     from aegis_server.process import run
     from aegis_server.replicas import run as run_replicas
-    from aegis_server.settings import Settings, read_keys
+    from aegis_server.settings import Settings, origin, read_keys
 
     keys = read_keys(key_file) if key_file else ()
     check_exposure(host, bool(keys), without_key)
@@ -71,11 +72,12 @@ def serve(
             raise ValueError(f"--{option} {given}: expected {least} or more")
     if not (deadline_s > 0 and 0 <= batch_wait_ms < math.inf):
         raise ValueError(f"--deadline-s {deadline_s:g}, --batch-wait-ms {batch_wait_ms:g}: expected a time")
-    if "*" in cors_origin:
-        raise ValueError("--cors-origin '*': name each site, as https://lab.example")
-    for file in (tls_certificate, tls_key):
-        if file is not None:
-            file.open().close()  # says which is not there, or not to be read
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port {port}: expected 0 to 65535")
+    origins = tuple(map(origin, cors_origin))
+    tls = None if tls_certificate is None or tls_key is None else (tls_certificate, tls_key)
+    if tls:
+        check_certificate(*tls)
     if replicas > 1 and sim:
         raise ValueError("--sim: with --replicas there is no console, as a stop would reach one of them only")
     if replicas > 1 and log_json:
@@ -83,10 +85,9 @@ def serve(
     if log_json:
         log_as_json()
     settings = Settings(
-        keys, without_key, cors_origin, Capacity(batch, batch_wait_ms / 1000, acts=queue), deadline_s=deadline_s
+        keys, without_key, origins, Capacity(batch, batch_wait_ms / 1000, acts=queue), deadline_s=deadline_s
     )
     companion = None if sim is None else simulated_robot(sim, keys, tls_certificate is not None)
-    tls = None if tls_certificate is None or tls_key is None else (tls_certificate, tls_key)
     load = partial(load_policy, checkpoint, compiled=compile)
     if replicas == 1:
         run(load(), host, port, settings, load, tls=tls, companion=companion)
@@ -102,6 +103,17 @@ def simulated_robot(task: str, keys: tuple[str, ...], encrypted: bool) -> Compan
         raise ValueError("--sim reaches this server without TLS; start it apart: python -m aegis_sim.live --server URL")
     advice = 'where a package is missing: pip install "aegis-policy[sim]" && pip install --no-deps robosuite==1.5.2'
     return Companion(("aegis_sim.live", "--task", task, "--once"), keys[0] if keys else None, advice)
+
+
+def check_certificate(certificate: Path, key: Path) -> None:
+    """Raise ValueError or OSError for files that TLS cannot be made of."""
+    for file in (certificate, key):
+        file.open().close()  # says which is not there, or not to be read
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        wanted = "expected PEM files of a certificate and of its key, without a pass phrase"
+        raise ValueError(f"--tls-certificate {certificate}, --tls-key {key}: {error.reason}; {wanted}") from None
 
 
 def check_exposure(host: str, has_keys: bool, allowed: bool) -> None:

@@ -102,7 +102,7 @@ class _Server(uvicorn.Server):
 
     async def _reload(self) -> None:
         try:
-            await self._service.reload()
+            await self._service.reload(patient=True)
         except ReloadError as error:
             logger.error("reload: %s", error)
 
@@ -110,6 +110,7 @@ class _Server(uvicorn.Server):
 def listen(config: uvicorn.Config) -> socket.socket:
     """The socket of `config`, bound; exits with an error when it cannot be had."""
     listener = config.bind_socket()
+    listener.set_inheritable(False)  # uvicorn lets its workers have it; here the robot beside would keep the port
     # asyncio sets this only on sockets it made itself; without it Nagle's algorithm holds every answer back for 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from starlette.requests import HTTPConnection
@@ -24,6 +26,13 @@ from aegis_server.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 READY, WARMING, DRAINING = "ok", "warming up", "shutting down"
+
+
+class Deadline(NamedTuple):
+    """By when a request has to be done (s, the event loop's), and how long it was given from when it was there (s)."""
+
+    at: float
+    allowed: float
 
 
 class RefusedError(Exception):
@@ -45,11 +54,15 @@ class Service:
         policy: what is served.
         settings: what is allowed.
         load: makes the policy anew from where it came, for `reload`.
+
+    Attributes:
+        pictures: the one thread for pictures of any size: who sends many waits for his own, and no robot does.
     """
 
     def __init__(self, policy: Policy, settings: Settings, load: Callable[[], Policy] | None = None) -> None:
         self.settings, self.load = settings, load
         self.engine = Engine(policy, settings.capacity)
+        self.pictures = ThreadPoolExecutor(1, "pictures")
         self.metrics = Metrics(self.engine)
         self.tracing = Tracing()
         self.recent = Recent()
@@ -77,13 +90,30 @@ class Service:
         if self.health == WARMING:
             self.health = health
 
-    async def act(self, observation: Observation, seed: int | None = None, deadline_s: float | None = None) -> Acted:
+    def due(self, seconds: float | None = None) -> Deadline:
+        """When a request that is there now has to be done; `seconds` is what it allows itself."""
+        allowed = self.settings.deadline_s if seconds is None else min(seconds, self.settings.deadline_s)
+        return Deadline(asyncio.get_running_loop().time() + allowed, allowed)
+
+    @asynccontextmanager
+    async def reading(self, kind: str, due: Deadline) -> AsyncIterator[None]:
+        """Within it a request's body is made sense of.
+
+        Raises:
+            RefusedError: not in time (504), or no policy to use it (503).
+        """
+        async with self._admitted(due), asyncio.timeout_at(due.at):
+            with self.stage(kind, "decode"):
+                yield
+
+    async def act(self, observation: Observation, seed: int | None = None, due: Deadline | None = None) -> Acted:
         """The next chunk.
 
         Raises:
             RefusedError: too many wait (429), not in time (504), or no policy to act (503).
         """
-        async with self._admitted(deadline_s) as until, asyncio.timeout_at(until):
+        due = due or self.due()
+        async with self._admitted(due), asyncio.timeout_at(due.at):
             acted = await self.engine.act(observation, seed)
         self._spent("act", "queue", acted.queue_s, ago=acted.model_s)
         self._spent("act", "model", acted.model_s, batch=acted.batch)
@@ -92,7 +122,7 @@ class Service:
         return acted
 
     async def answer(
-        self, images: Mapping[str, np.ndarray], question: str, deadline_s: float | None = None
+        self, images: Mapping[str, np.ndarray], question: str, due: Deadline | None = None
     ) -> AsyncGenerator[str, None]:
         """The answer, piece by piece.
 
@@ -101,10 +131,11 @@ class Service:
         """
         took = list[float]()  # by the last piece, in the making
         pieces = self.engine.answer(lambda policy: _timed(policy.ask(images, question), took))
-        async with self._admitted(deadline_s) as until, aclosing(pieces):
+        due = due or self.due()
+        async with self._admitted(due), aclosing(pieces):
             while True:
                 began = time.perf_counter()
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(due.at):
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
@@ -114,16 +145,15 @@ class Service:
                 yield piece
 
     @asynccontextmanager
-    async def _admitted(self, deadline_s: float | None) -> AsyncIterator[float]:
-        """Within it a request is at work; gives the loop's time at which it has to be done."""
-        allowed = self.settings.deadline_s if deadline_s is None else min(deadline_s, self.settings.deadline_s)
+    async def _admitted(self, due: Deadline) -> AsyncIterator[None]:
+        """Within it a request is at work."""
         self._active += 1
         try:
             if self.health not in (READY, WARMING):
                 raise RefusedError(503, "not ready", f"not ready: {self.health}", retry_s=5)
-            yield asyncio.get_running_loop().time() + allowed
+            yield
         except TimeoutError:
-            detail = f"not done within {allowed:g} s; {self.engine.acts_waiting} observations are waiting"
+            detail = f"not done within {due.allowed:g} s; {self.engine.acts_waiting} observations are waiting"
             raise self._counted(RefusedError(504, "deadline", detail)) from None
         except OverloadedError as error:
             raise self._counted(RefusedError(429, "overloaded", f"{error}; try again", retry_s=1)) from None
@@ -157,11 +187,12 @@ class Service:
         self.metrics.stage.labels(kind, stage).observe(seconds)
         self.tracing.stage(kind, stage, seconds, **more)
 
-    async def reload(self, load: Callable[[], Policy] | None = None) -> PolicyInfo:
+    async def reload(self, load: Callable[[], Policy] | None = None, *, patient: bool = False) -> PolicyInfo:
         """Load the checkpoint anew, try it out beside the old one, and serve it from the next pass on.
 
         Args:
             load: makes the policy, if not as this server was told to.
+            patient: after a reload that is under way, which may have read what is older by now.
 
         Raises:
             ReloadError: it cannot be loaded, fails, or expects or gives something else; the old one serves on. Or the
@@ -171,7 +202,7 @@ class Service:
         load = load or self.load
         if load is None:
             raise ReloadError("this process cannot tell what to load; with --replicas, send SIGHUP to `aegis serve`")
-        if self._reloading.locked():
+        if self._reloading.locked() and not patient:
             raise ReloadError("a reload is under way already")
         async with self._reloading:
             try:

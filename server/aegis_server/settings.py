@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aegis_policy import PolicyInfo
 from aegis_server.engine import Capacity
@@ -29,6 +30,14 @@ class Settings:
     origins: tuple[str, ...] = ()
     capacity: Capacity = field(default_factory=Capacity)
     deadline_s: float = 30.0
+
+
+def origin(site: str) -> str:
+    """A site as browsers name it, such as "https://lab.example". Raises ValueError for what is none."""
+    parts = urlsplit(site)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query or "*" in site:
+        raise ValueError(f"--cors-origin '{site}': name each site, as https://lab.example")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def max_body(info: PolicyInfo) -> int:

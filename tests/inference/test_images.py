@@ -98,6 +98,23 @@ def jpeg(scans: int) -> bytes:
     return whole[:end] + whole[last:end] * (scans - 10) + whole[end:]
 
 
+def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(jpeg(10)[:-100])
+    with pytest.raises(OSError, match=r"cut\.jpg: "):
+        load_image(FRONT, file)
+
+
+def test_a_large_jpeg_may_have_no_more_scans_than_large_ones_have() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    assert load_image(FRONT, whole).shape == (32, 32, 3)
+    last, end = whole.rindex(b"\xff\xda"), whole.rindex(b"\xff\xd9")
+    with pytest.raises(ObservationError, match="a JPEG of 60 scans over 5000x5000; save it anew, not progressive"):
+        load_image(FRONT, whole[:end] + whole[last:end] * 50 + whole[end:])
+
+
 def test_a_jpeg_of_a_few_scans_is_read_and_one_of_many_is_refused() -> None:
     for scans in (10, 64):
         assert decode_file(FRONT, jpeg(scans)).shape == load_image(FRONT, jpeg(scans)).shape == (32, 32, 3)

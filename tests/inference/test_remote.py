@@ -136,6 +136,22 @@ def test_a_failure_of_the_server_is_a_connection_error_that_names_it(remote: Rem
         list(answer)
 
 
+def test_one_connection_serves_for_all(remote: RemotePolicy) -> None:
+    def connections() -> list[object]:
+        return list(remote._client._transport._pool.connections)  # type: ignore[attr-defined]
+
+    remote.act(observation())
+    before = connections()
+    assert "".join(remote.ask(IMAGES, "mean?")) and connections() == before and len(before) == 1
+
+
+@pytest.mark.parametrize("key", ["one key\nand another", "clé", "mine\r\nx-more: 1"])
+def test_what_is_no_key_is_not_shown(key: str) -> None:
+    with pytest.raises(ConnectionError, match="AEGIS_API_KEY: not a key; expected one line") as error:
+        RemotePolicy("http://127.0.0.1:9", api_key=key)
+    assert key.splitlines()[0] not in str(error.value)
+
+
 def test_an_answer_closed_early_is_closed_on_the_server(remote: RemotePolicy) -> None:
     def given_up() -> int:
         return int("".join(remote.ask(IMAGES, "how many answers were given up?")))

@@ -47,6 +47,8 @@ WRONG = {
     "long stop": {"stop": "x" * 501},
     "no tokens": {"max_tokens": 0},
     "tools": {"tools": [FUNCTION]},
+    "functions": {"functions": [FUNCTION["function"]]},
+    "speech": {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
     "JSON": {"response_format": {"type": "json_object"}},
     "two answers": {"n": 2},
     "probabilities": {"logprobs": True},

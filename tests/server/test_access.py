@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -22,7 +23,7 @@ from aegis_policy.inference.remote import RemotePolicy
 from aegis_policy.inference.wire import unpack
 from aegis_server.commands import serve
 from aegis_server.schemas import act_example
-from aegis_server.settings import Settings, read_keys
+from aegis_server.settings import Settings, origin, read_keys
 from tests.linear_policy import LinearPolicy, Server, serving
 
 KEYS = ("a key of sixteen characters", "another, with a space?>")
@@ -154,10 +155,10 @@ def test_another_site_s_page_is_refused_even_with_a_key(locked: Server, path: st
 
 
 def test_its_own_pages_and_an_allowed_site_s_are_taken(locked: Server) -> None:
-    for origin in (locked.url, "https://lab.example"):
-        assert httpx.get(f"{locked.url}/v1/info", headers={**bearer(KEYS[0]), "origin": origin}).status_code == 200
+    for site in (locked.url, "https://lab.example"):
+        assert httpx.get(f"{locked.url}/v1/info", headers={**bearer(KEYS[0]), "origin": site}).status_code == 200
         headers = bearer(KEYS[0])
-        with connect(websocket(locked, "/v1/stream"), additional_headers=headers, origin=Origin(origin)) as socket:
+        with connect(websocket(locked, "/v1/stream"), additional_headers=headers, origin=Origin(site)) as socket:
             socket.recv(timeout=10)
 
 
@@ -201,7 +202,7 @@ def test_the_log_is_json_with_the_request_that_a_line_is_about(locked: Server) -
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-def test_tls_from_end_to_end(tmp_path: Path) -> None:
+def test_tls_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
     made = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=robot -addext subjectAltName=IP:127.0.0.1"
     subprocess.run([*made.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -214,6 +215,10 @@ def test_tls_from_end_to_end(tmp_path: Path) -> None:
             assert unpack(socket.recv(timeout=10))["model"] == "linear"
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{url}/livez")
+        with pytest.raises(ConnectionError, match=r"its certificate is not trusted here; .* variable SSL_CERT_FILE"):
+            RemotePolicy(url, api_key=KEYS[0])
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        assert RemotePolicy(url, api_key=KEYS[0]).info.model == "linear"
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"{plain.url}/livez")
 
@@ -242,8 +247,19 @@ def test_it_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     for times in ({"deadline_s": 0.0}, {"deadline_s": float("nan")}, {"batch_wait_ms": -1.0}):
         with pytest.raises(ValueError, match=r"--deadline-s .*, --batch-wait-ms .*: expected a time"):
             serve(**times)
-    with pytest.raises(ValueError, match=r"--cors-origin '\*': name each site"):
-        serve(cors_origin=("*",))
+    for site in ("*", "lab.example", "https://", "ftp://lab.example", "https://lab.example/page"):
+        with pytest.raises(ValueError, match=f"--cors-origin '{re.escape(site)}': name each site"):
+            serve(cors_origin=(site,))
+    assert origin("https://Lab.example/") == "https://lab.example"
+    for port in (-1, 70000):
+        with pytest.raises(ValueError, match=f"--port {port}: expected 0 to 65535"):
+            serve(port=port)
+    (tmp_path / "no.pem").write_text("nothing")
+    with pytest.raises(
+        ValueError, match=r"--tls-key .*no\.pem: .*; expected PEM files of a certificate and of its key"
+    ):
+        serve(tls_certificate=tmp_path / "no.pem", tls_key=tmp_path / "no.pem")
+    (tmp_path / "no.pem").unlink()
     with pytest.raises(FileNotFoundError, match=r"no\.pem"):
         serve(tls_certificate=tmp_path / "no.pem", tls_key=tmp_path / "no.pem")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):

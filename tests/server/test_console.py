@@ -354,6 +354,9 @@ def test_it_asks_for_the_key_and_says_so_when_the_server_goes(chromium: Any, tmp
         dialog.get_by_label("Key").fill("not the key")
         page.keyboard.press("Enter")
         expect(dialog.get_by_role("alert")).to_have_text("The server does not know this key.")
+        dialog.get_by_label("Key").fill("a key… cut short")  # which no header could carry
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("The server does not know this key.")
         dialog.get_by_label("Key").fill(KEY)
         page.keyboard.press("Enter")
         expect(dialog).to_be_hidden()

@@ -118,6 +118,8 @@ REASONS = {
     "long stop": "stop.",
     "no tokens": "max_tokens: Input should be greater than or equal to 1",
     "tools": "tools: ",
+    "functions": "functions: ",
+    "speech": "modalities[1]: Input should be 'text'",
     "JSON": "response_format.type: Input should be 'text'",
     "two answers": "n: Input should be 1",
     "five stops": "stop.",

@@ -198,6 +198,13 @@ def test_a_console_that_says_nonsense_is_let_go(server: Server, message: str, re
             console.until(lambda seen: False)
 
 
+def test_an_instruction_that_is_too_long_is_not_cut_and_followed(server: Server) -> None:
+    with SmallRobot(server.url), watching(server.url) as console:
+        console.until(lambda seen: seen["robot"])
+        console.send(start="pick it up " + "x" * 500 + " but not by the handle")
+        assert "at most 500" in console.until(lambda seen: "error" in seen)["error"]
+
+
 def test_a_command_too_long_for_one_lets_the_console_go(server: Server) -> None:
     with watching(server.url) as console:
         console.send(start="x" * 5000)

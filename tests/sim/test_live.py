@@ -207,9 +207,17 @@ def test_serve_with_a_simulated_robot_does_what_is_asked_and_leaves_nothing_behi
             assert seen["report"]["chunk"] is not None
             console.until(reported("note", "new scene"), 60)
         child = int(subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True).stdout.split()[0])
+        assert not _listens(child), "it would keep the server's port after the server's death"
         server.process.terminate()
         assert server.process.wait(timeout=30) == 0
         assert not _runs(child)
+
+
+def _listens(process: int) -> bool:
+    """Whether it has a TCP socket that listens."""
+    own = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir() if file.is_symlink()}
+    lines = [line.split() for line in Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]]
+    return any(line[3] == "0A" and f"socket:[{line[9]}]" in own for line in lines)
 
 
 def _runs(process: int) -> bool:

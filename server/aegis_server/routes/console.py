@@ -144,7 +144,9 @@ def _carry_out(command: Command, link: Link) -> None:
     elif command.start is not None:
         if not command.start.strip():
             raise CommandError("say what to do, for example 'pick up the red cube'")
-        link.start(command.start.strip()[:MAX_TEXT])
+        if len(command.start) > MAX_TEXT:
+            raise CommandError(f"an instruction of {len(command.start)} characters: at most {MAX_TEXT}")
+        link.start(command.start.strip())
 
 
 def _gauges(service: Service) -> dict[str, object]:

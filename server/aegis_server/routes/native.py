@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,19 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/act", response_model=ActResponse, responses={**refusals, 200: PACKED}, openapi_extra=act_body)
     async def act(request: Request) -> Response:
         """The next chunk of actions; answered in the format it was asked in."""
-        form, deadline = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)
+        form, allowed = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)
         body = await request.body()
-        began = time.perf_counter()
-        with service.stage("act", "decode"):
-            if form == JSON:
-                observation, seed = await asyncio.to_thread(_read_act, info, body)
-            else:
-                observation, seed = await _unpack_act(info, body)
-        acted = await unless_gone(request, service.act(observation, seed, deadline))
+        began, due = time.perf_counter(), service.due(allowed)
+
+        async def work() -> Acted:
+            async with service.reading("act", due):
+                if form == JSON:
+                    observation, seed = await asyncio.to_thread(_read_act, info, body)
+                else:
+                    observation, seed = await _unpack_act(info, body)
+            return await service.act(observation, seed, due)
+
+        acted = await unless_gone(request, work())
         with service.stage("act", "encode"):
             answer = _answer(acted, began)
             if form == CONTENT_TYPE:
@@ -85,13 +90,18 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/ask", response_model=AskResponse, responses={**refusals, 200: STREAM}, openapi_extra=ask_body)
     async def ask(request: Request) -> Any:
         """The answer to a question: token by token as server-sent events, or at once."""
-        form, deadline = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)
+        form, allowed = body_type(request, JSON, CONTENT_TYPE), deadline_s(request)
         body = await request.body()
-        with service.stage("ask", "decode"):
-            images, said = await asyncio.to_thread(_read_ask if form == JSON else _unpack_ask, info, body)
-        pieces = service.answer(images, said.question, deadline)
-        # What the policy refuses, it refuses by its first token: before a 200 has gone out.
-        first = await unless_gone(request, anext(pieces, ""))
+        due = service.due(allowed)
+
+        async def begin() -> tuple[AskOptions, AsyncGenerator[str, None], str]:
+            async with service.reading("ask", due):
+                images, said = await asyncio.to_thread(_read_ask if form == JSON else _unpack_ask, info, body)
+            pieces = service.answer(images, said.question, due)
+            # What the policy refuses, it refuses by its first token: before a 200 has gone out.
+            return said, pieces, await anext(pieces, "")
+
+        said, pieces, first = await unless_gone(request, begin())
         if said.stream:
             piece, end = (lambda piece: data({"token": piece})), (lambda answer: data({"answer": answer}))
             return EventStream(request, first, pieces, piece, after=end)

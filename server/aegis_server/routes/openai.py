@@ -60,15 +60,21 @@ def router(service: Service) -> APIRouter:
     async def chat(request: Request) -> Response:
         """An answer about an image, at once or streamed, in OpenAI's format."""
         body_type(request, JSON)
+        allowed = deadline_s(request)
         asked = validated(ChatRequest, await request.body())
+        due = service.due(allowed)
         _check_model(service.info, asked.model)
         question = asked.question()
-        with service.stage("ask", "decode"):
-            images = await asyncio.to_thread(asked.images, info)
-        check_question(info, images, question)
         answer = Completion(service.info.model, asked.max_completion_tokens or asked.max_tokens)
-        pieces = before(asked.stops, answer.limited(service.answer(images, question, deadline_s(request))))
-        first = await unless_gone(request, anext(pieces, ""))
+
+        async def begin() -> tuple[AsyncGenerator[str, None], str]:
+            async with service.reading("ask", due):
+                images = await asyncio.get_running_loop().run_in_executor(service.pictures, asked.images, info)
+            check_question(info, images, question)
+            pieces = before(asked.stops, answer.limited(service.answer(images, question, due)))
+            return pieces, await anext(pieces, "")
+
+        pieces, first = await unless_gone(request, begin())
         if asked.stream:
             return EventStream(request, first, pieces, answer.chunk, before=answer.role(), after=answer.end)
         return JSONResponse(answer.whole(await whole(request, first, pieces)))

@@ -106,12 +106,19 @@ export function connect({ open, message, lost }) {
 
 function askForKey() {
   const [dialog, form, input, wrong] = ["key-dialog", "key-form", "key", "key-wrong"].map((id) => document.getElementById(id));
-  wrong.textContent = sessionStorage.getItem(KEY) === null ? "" : "The server does not know this key.";
+  const unknown = "The server does not know this key.";
+  wrong.textContent = sessionStorage.getItem(KEY) === null ? "" : unknown;
   input.value = "";
   if (!dialog.open) dialog.showModal();
   return new Promise((resolve) => {
-    form.onsubmit = () => {
-      sessionStorage.setItem(KEY, input.value.trim());
+    form.onsubmit = (event) => {
+      const key = input.value.trim();
+      if (/[^ -~]/.test(key)) {
+        event.preventDefault(); // a header could not even carry it
+        wrong.textContent = unknown;
+        return;
+      }
+      sessionStorage.setItem(KEY, key);
       resolve();
     };
     dialog.oncancel = (event) => event.preventDefault();
