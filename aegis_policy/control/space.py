@@ -109,6 +109,6 @@ def _dimension(feature: Feature, state: tuple[Feature, ...]) -> Dimension:
     if place not in state:
         raise ValueError(
             f"action '{feature.name}': the state lacks '{place.name}' in {place.unit}, which says where it is"
-            + " (a name that begins with d is a displacement's)" * displaced
+            + " (its own name is a displacement's)" * displaced
         )
     return Dimension(feature.name, feature.unit, Kind.DISPLACEMENT if displaced else Kind.POSITION, state.index(place))

@@ -31,7 +31,7 @@ def write(source: Source, target: Path) -> Source:
         The new data, opened.
 
     Raises:
-        ValueError: an image of `source` is not sound, or `target` is there already.
+        ValueError: `source` is not sound, or `target` is there already.
         ModuleNotFoundError: `target` is to be LeRobot's, and the extra `lerobot` is not installed.
     """
     refuse_existing(target)
@@ -48,6 +48,7 @@ def write(source: Source, target: Path) -> Source:
             from aegis_policy.data.lerobot_write import write_lerobot
 
             write_lerobot(source, partial)
+        open_source(partial)  # or the target would stand in the way of another try
         partial.rename(target)
     finally:
         if to_file:

@@ -14,6 +14,7 @@ an episode happens nor a constant in a sum matters. A controller's lag is allowe
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,18 +30,24 @@ CONVINCING, AHEAD = 0.5, 0.25  # correlation of the other reading; by how much i
 LIKE_STATE, SLOPE = 0.8, (0.4, 2.5)  # correlation with, and metres per metre of, the state itself
 
 
-def is_displacement(action: Feature, state: Sequence[Feature]) -> bool:
-    """Whether an action is a displacement per step and not a set point: named d..., in m or rad.
+DELTA = re.compile(r"d_|delta_?|d")
+OF_A_HAND = re.compile(r"dr?[xyz]|(d_|delta_).+")
 
-    What the state calls by the same name is a set point ("dof_1"), unless the state has what it would displace as well.
+
+def is_displacement(action: Feature, state: Sequence[Feature]) -> bool:
+    """Whether an action is a displacement per step and not a set point; one is in m or rad, and its name says so.
+
+    That is d, d_ or delta_ before what the state names, or, whatever the state has, dx to drz, d_... and delta_....
+    Not any d... ("desired_x", "dof_1"), nor what the state calls by the same name and has no undisplaced one of.
     """
-    named = action.name.startswith("d") and action.unit in ("m", "rad")
-    return named and (action not in state or displaced_by(action) in state)
+    place = displaced_by(action) in state
+    named = place or OF_A_HAND.fullmatch(action.name)
+    return bool(named and action.unit in ("m", "rad") and (action not in state or place))
 
 
 def displaced_by(action: Feature) -> Feature:
     """The state's dimension that a displacement changes: "x" in m of "dx" in m."""
-    return Feature(action.name.removeprefix("d"), action.unit)
+    return Feature(DELTA.sub("", action.name, count=1) if DELTA.match(action.name) else "", action.unit)
 
 
 def doubt(layout: Layout, episodes: Sequence[Episode]) -> str | None:
@@ -94,9 +101,11 @@ def warn_of_doubtful(sources: Sequence[Source]) -> None:
 
 def _pairs(layout: Layout) -> list[tuple[int, int]]:
     """(index of an action in m, index of the state's dimension that it displaces)."""
-    axes = {(f"d{feature.name}", feature.unit): i for i, feature in enumerate(layout.state)}
-    found = [(i, axes.get((feature.name, feature.unit))) for i, feature in enumerate(layout.actions)]
-    return [(i, axis) for i, axis in found if axis is not None and layout.actions[i].unit == "m"]
+    return [
+        (i, layout.state.index(displaced_by(action)))
+        for i, action in enumerate(layout.actions)
+        if action.unit == "m" and is_displacement(action, layout.state) and displaced_by(action) in layout.state
+    ]
 
 
 def _correlation(pairs: Sequence[tuple[np.ndarray, np.ndarray]], lag: int = 0) -> float:

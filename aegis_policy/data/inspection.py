@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from aegis_policy.data.displacements import doubt
+from aegis_policy.data.displacements import doubt, is_displacement
 from aegis_policy.data.normalize import SMALLEST_STD
 from aegis_policy.data.source import Layout, Source, open_source
 from aegis_policy.policy import Feature
 
 EPISODES, MOMENTS = 6, 5  # of the contact sheet: rows, and columns of each camera
+NOT_SI = ("mm", "cm", "km", "deg", "degree", "degrees", "°")
 GAP, MARGIN = 2, 10  # px between images, and between cameras
 
 
@@ -61,6 +62,17 @@ class Inspection:
 
     def warnings(self) -> list[str]:
         """What does not forbid learning but deserves a look."""
+        strange = [feature for feature in (*self.layout.state, *self.layout.actions) if feature.unit in NOT_SI]
+        return [
+            *(
+                f"'{feature.name}' is in {feature.unit}: units are SI, m and rad; of others nothing is taken for a "
+                f"displacement, and no arm is driven by them"
+                for feature in strange
+            ),
+            *self._constant(),
+        ]
+
+    def _constant(self) -> list[str]:
         return [
             f"{kind} '{column.feature.name}' is near-constant: it lies within {column.least:.3g} to {column.most:.3g} "
             f"{column.feature.unit}, std {column.std:.2g}; training takes at least {SMALLEST_STD:g} for its spread"
@@ -82,9 +94,14 @@ class Inspection:
             *(f"    {count:>5} x {text}" for text, count in list(self.instructions.items())[:10]),
             *(["          ..."] if len(self.instructions) > 10 else []),
             f"  {'':<20}{'unit':>5}" + "".join(f"{name:>11}" for name in ("min", "q01", "mean", "std", "q99", "max")),
-            *(f"  {line}" for kind in ("state", "actions") for line in _rows(kind, getattr(self, kind))),
+            *(f"  {_row('state', column)}" for column in self.state),
+            *(f"  {_row('action', column, self._kind(column.feature))}" for column in self.actions),
         ]
         return "\n".join(lines)
+
+    def _kind(self, action: Feature) -> str:
+        """How an action is read beyond the end of a demonstration: nothing more to go, or the place to stay at."""
+        return "displacement" if is_displacement(action, self.layout.state) else "set point"
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -116,13 +133,13 @@ def _columns(features: Sequence[Feature], values: np.ndarray) -> list[Column]:
     return [Column(feature, *map(float, row)) for feature, row in zip(features, numbers, strict=True)]
 
 
-def _rows(kind: str, columns: Sequence[Column]) -> list[str]:
-    return [
-        f"{kind.removesuffix('s'):<7}{c.feature.name:<13}{c.feature.unit:>5}"
-        + "".join(f"{number:>11.4g}" for number in (c.least, c.q01, c.mean, c.std, c.q99, c.most))
-        + ("  near-constant" if c.near_constant else "")
-        for c in columns
-    ]
+def _row(kind: str, column: Column, remark: str = "") -> str:
+    numbers = (column.least, column.q01, column.mean, column.std, column.q99, column.most)
+    return (
+        f"{kind:<7}{column.feature.name:<13}{column.feature.unit:>5}"
+        + "".join(f"{number:>11.4g}" for number in numbers)
+        + "".join(f"  {said}" for said in (remark, "near-constant" * column.near_constant) if said)
+    )
 
 
 def _sheet(source: Source) -> np.ndarray:

@@ -58,7 +58,12 @@ class LeRobotSource:
         for key in (STATE, ACTION):
             if key not in features:
                 raise ValueError(f"{where}: no feature '{key}'; it has {sorted(features)}")
-        self._keys = {_camera(key): key for key, feature in features.items() if _is_camera(feature)}
+        self._keys: dict[str, str] = {}
+        for key in filter(lambda key: _is_camera(features[key]), features):
+            if (other := self._keys.setdefault(_camera(key), key)) != key:
+                raise ValueError(
+                    f"{where}: '{other}' and '{key}' would both be the camera '{_camera(key)}'; rename one"
+                )
         sizes = {name: self._size(name) for name in self._keys if cameras is None or name in cameras}
         chosen = choose_cameras(path, sizes or dict.fromkeys(self._keys, (0, 0)), cameras)
         state, actions = (features_of(key, features[key], where) for key in (STATE, ACTION))
@@ -132,7 +137,8 @@ class LeRobotSource:
         _check_rows(where, TIME, _numbers(where, table, TIME), times, 0.5 / self._meta.rate)
         task = _numbers(where, table, TASK)
         _check_rows(where, TASK, task, np.full(steps, task[0]), 0)  # an episode shows one thing
-        instruction = str(self._meta.tasks.get(int(task[0]), "")).strip()
+        text = self._meta.tasks.get(int(task[0]))
+        instruction = text.strip() if isinstance(text, str) else ""
         if not instruction:
             raise ValueError(f"{where}: task {int(task[0])} has no text in the meta files")
         return Episode(f"episode {entry.index}", state, actions, instruction)
@@ -185,7 +191,8 @@ def _decoded(entry: Entry, key: str, steps: slice) -> np.ndarray:
 def _matrix(where: str, table: pa.Table, key: str) -> np.ndarray:
     """A column of lists (or, of length 1, of numbers) as [T, D]."""
     column = table[key]
-    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    if not any(kind(column.type) for kind in lists):
         return _numbers(where, table, key)[:, None]
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)  # NaN, which differs, where there is none
     if not (lengths == lengths[0]).all():

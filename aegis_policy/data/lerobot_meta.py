@@ -103,15 +103,17 @@ def features_of(key: str, feature: dict[str, Any], where: Path) -> tuple[Feature
     shape = feature.get("shape")
     if not isinstance(shape, list) or len(shape) != 1:
         raise ValueError(f"{where}: '{key}' has the shape {shape}, expected [numbers]")
+    if not isinstance(shape[0], int):
+        raise ValueError(f"{where}: '{key}' has the shape {shape}, expected [numbers]")
     names = _names(feature.get("names"))
-    if len(names) != shape[0]:
+    if not all(isinstance(name, str) for name in names) or not len(names) == len(set(names)) == shape[0]:
         names = [f"{key.rpartition('.')[2]}_{i}" for i in range(shape[0])]
     units = feature.get(UNITS)
     if not isinstance(units, list) or len(units) != shape[0]:
         units = [UNKNOWN] * shape[0]
         log.warning(
             "%s: '%s' has no '%s': taken as pure numbers, and as set points where they are actions; if some are "
-            'displacements, name those d... and give every unit, as in "%s": ["m", ...]',
+            'displacements, name those dx, dq1, delta_... and give every unit, as in "%s": ["m", ...]',
             *(where, key, UNITS, UNITS),
         )
     return tuple(Feature(str(name), str(unit)) for name, unit in zip(names, units, strict=True))

@@ -44,7 +44,7 @@ class RobomimicSource:
         self._data = _data(path)
         self.layout = _layout(path, self._data, cameras)
         names = sorted(self._data, key=_natural)
-        self.episodes = [_episode(path, name, self._data[name], self.layout) for name in names]
+        self.episodes = [_episode(path, name, self._data.get(name), self.layout) for name in names]
 
     def images(self, episode: int, camera: str, steps: slice) -> np.ndarray:
         """See `Source.images`."""
@@ -107,12 +107,12 @@ def _layout(path: Path, data: h5py.Group, cameras: Sequence[str] | None) -> Layo
         raise ValueError(f"{path}: no demonstration inside")
     found: dict[str, tuple[int, int]] = {}
     for demo in sorted(data, key=_natural, reverse=True):  # the first one has the last word on sizes
-        observed = data[demo].get("obs", {}) if isinstance(data.get(demo), h5py.Group) else {}
-        images = {name: observed.get(name) for name in observed if name.endswith(IMAGE)}
+        observed = data[demo].get("obs") if isinstance(data.get(demo), h5py.Group) else None
+        images = {name: observed.get(name) for name in observed} if isinstance(observed, h5py.Group) else {}
         found |= {
             name.removesuffix(IMAGE): values.shape[1:3]
             for name, values in images.items()
-            if isinstance(values, h5py.Dataset)
+            if name.endswith(IMAGE) and isinstance(values, h5py.Dataset) and len(values.shape or ()) == 4
         }
     return Layout(choose_cameras(path, found, cameras), state, actions, float(rate))
 
@@ -141,9 +141,13 @@ def _features(path: Path, name: str, text: Any) -> tuple[Feature, ...]:
     return tuple(Feature(*pair) for pair in pairs)
 
 
-def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episode:
+def _episode(path: Path, name: str, group: h5py.Group | h5py.Dataset | None, layout: Layout) -> Episode:
     where = f"{path}: {name}"
-    instruction = _attribute(group, "instruction") if isinstance(group, h5py.Group | h5py.Dataset) else None
+    if group is None:
+        raise ValueError(f"{where}: a link to what is not there; bring its file, or remove it")
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{where}: no group of actions and observations")
+    instruction = _attribute(group, "instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         raise ValueError(f"{where}: the attribute 'instruction' is missing, empty or no text")
     actions = _table(where, group, "actions", len(layout.actions))
@@ -151,15 +155,15 @@ def _episode(path: Path, name: str, group: h5py.Group, layout: Layout) -> Episod
     steps = len(actions)
     if not steps or len(state) != steps:
         raise ValueError(f"{where}: {steps} actions and {len(state)} states; expected as many of each, at least one")
-    if group.attrs.get("num_samples", steps) != steps:
-        raise ValueError(f"{where}: num_samples says {group.attrs['num_samples']}, but there are {steps} actions")
+    if "num_samples" in group.attrs and str(said := _attribute(group, "num_samples")) != str(steps):
+        raise ValueError(f"{where}: num_samples says {said}, but there are {steps} actions")
     for camera, size in layout.cameras.items():
         key, shape = f"obs/{camera}{IMAGE}", (steps, *size, 3)
         if not isinstance(group.get(key), h5py.Dataset):
             raise ValueError(f"{where}: no '{key}'; other demonstrations have that camera")
         if group[key].shape != shape or group[key].dtype != np.uint8:
             raise ValueError(
-                f"{where}: '{key}' is {group[key].dtype}{list(group[key].shape)}, expected uint8{list(shape)}"
+                f"{where}: '{key}' is {group[key].dtype}{list(group[key].shape or ())}, expected uint8{list(shape)}"
             )
     disturbed = EXECUTED in group
     executed = _table(where, group, EXECUTED, len(layout.actions)) if disturbed else None
@@ -178,7 +182,7 @@ def _table(where: str, group: h5py.Group, key: str, width: int) -> np.ndarray:
 def _read(dataset: h5py.Dataset, rows: slice, where: str) -> np.ndarray:
     try:
         return dataset[rows]
-    except OSError as error:
+    except (OSError, ValueError, TypeError) as error:  # h5py's words for a scalar, or for nothing, name no file
         raise ValueError(f"{where}: damaged: {error}") from error
 
 

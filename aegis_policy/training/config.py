@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from aegis_policy.data.normalize import Normalization
 
@@ -37,17 +37,22 @@ _SOURCES = frozenset({"dataset", "vqa", "holdout", "checkpoint", "anchor", "repl
 class Recipe:
     """Settings that are kept as train_config.json, so that a run can be resumed and repeated."""
 
+    COMMAND: ClassVar[str]
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The recipe in a train_config.json; ValueError if another version wrote settings that are not here."""
-        fields = json.loads(text)
-        unknown = sorted(fields.keys() - cls.__dataclass_fields__.keys())
+        settings = json.loads(text)
+        unknown = sorted(settings.keys() - {field.name for field in fields(cls)})
+        for other in Recipe.__subclasses__() if unknown else ():
+            if settings.keys() == {field.name for field in fields(other)}:
+                raise ValueError(f"train_config.json is of another command: go on with the run by {other.COMMAND}")
         if unknown:
             raise ValueError(
                 f"train_config.json has settings that this version has not ({', '.join(unknown)}): go on with the "
                 f"version that began the run"
             )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -96,7 +101,7 @@ class TrainConfig(Recipe):
         ema: Decay of a running average of the weights, such as 0.999: the finished policy has the average. None, if
             left out.
         augment: Vary the images' brightness and contrast.
-        horizon: H, actions in a chunk of a fresh expert; a policy keeps its own.
+        horizon: H, actions in a chunk of a fresh expert, 10 if left out; a policy keeps its own.
         normalization: Of states and actions, for a fresh expert: mean-std, or quantiles (1% and 99% become -1 and 1).
             If left out a policy keeps its own, and a fresh expert has mean-std.
         temperature: Of the noise that the finished policy's chunks start from: 1 as in training, 0 for precision
@@ -118,6 +123,8 @@ class TrainConfig(Recipe):
             memory, slower steps.
         shard: Let each process hold only its part of weights, gradients and optimizer (FSDP2; with torchrun).
     """
+
+    COMMAND = "aegis train"
 
     dataset: tuple[str, ...] = ()
     dataset_weights: tuple[float, ...] = ()
@@ -141,7 +148,7 @@ class TrainConfig(Recipe):
     clip: float = 1.0
     ema: float | None = None
     augment: bool = True
-    horizon: int = 10
+    horizon: int | None = None
     normalization: Normalization | None = None
     temperature: float | None = None
     max_delay: int | None = None
@@ -175,8 +182,8 @@ class TrainConfig(Recipe):
         lowest |= dict.fromkeys(("lora_rank", "lora_alpha", "log_every", "save_every", "threads", "vqa_questions"), 1)
         lowest |= dict.fromkeys(("eval_every", "warmup_steps", "keep", "seed"), 0)
         for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+            if (given := getattr(self, name)) is not None and given < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {given}")
         for name in ("learning_rate", "expert_learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} must be a positive number, got {getattr(self, name)}")
@@ -267,6 +274,8 @@ class PretrainConfig(Recipe):
         threads: Of torch on the CPU.
         compile: Compile the model first: minutes once, then faster steps.
     """
+
+    COMMAND = "aegis pretrain"
 
     vqa: tuple[str, ...] = ()
     holdout: tuple[str, ...] = ()

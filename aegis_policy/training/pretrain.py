@@ -138,6 +138,7 @@ class Pretrainer:
         torch.manual_seed(config.seed)
         self.config, self.output, self.device = config, output, default_device()
         self.done, self._metrics = 0, ""
+        self.began = {name: state.digest(files) for name, files in (("vqa", config.vqa), ("holdout", config.holdout))}
         sets = [VQASet(path) for path in config.vqa]
         source = config.checkpoint if resume is None else str(resume / state.MODEL)
         self.backbone, self.processor = _fresh(sets) if source is None else load_backbone(source)
@@ -167,6 +168,7 @@ class Pretrainer:
             self.forward = torch.compile(self._forward, dynamic=False)
             self.look = torch.compile(self._look, dynamic=False)
         if resume is not None:
+            state.check_begun(resume / state.STATE, self.began)
             self.done = state.load_training_state(resume / state.STATE, self.optimizer, self._named())
             self.heads.load_state_dict(load_file(resume / state.STATE / HEADS))
             self._metrics = (resume / state.MODEL / state.METRICS).read_text()
@@ -287,7 +289,8 @@ class Pretrainer:
         self.processor.save_pretrained(model)
         (model / state.METRICS).write_text((self.output / state.METRICS).read_text())
         (model / state.CONFIG).write_text(self.config.public().to_json())
-        state.save_training_state(folder / state.STATE, self.done, state.moments(self.optimizer, self._named()))
+        moments = state.moments(self.optimizer, self._named())
+        state.save_training_state(folder / state.STATE, self.done, moments, self.began)
         save_tensors(self.heads.state_dict(), folder / state.STATE / HEADS)
 
 
@@ -325,9 +328,7 @@ def pretrain(config: PretrainConfig, output: Path, *, resume: bool = False) -> P
         ValueError, OSError: a setting or a file is wrong; nothing has been written then.
     """
     if resume:
-        if not (output / state.CONFIG).is_file():
-            raise FileNotFoundError(f"{output}: no training run here ({state.CONFIG} is missing)")
-        config = PretrainConfig.from_json((output / state.CONFIG).read_text())
+        config = PretrainConfig.from_json(state.recipe(output))
     elif state.checkpoints(output) or (output / state.CONFIG).exists():
         raise ValueError(f"{output}: holds a training run; go on with it (--resume {output}) or choose another folder")
     config.check()

@@ -13,6 +13,7 @@ checkpoint. Batches are a function of seed and step, so there is no random state
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -122,15 +123,47 @@ def save_training_state(
     (folder / _PROGRESS).write_text(json.dumps({"step": step, **(began or {})}) + "\n")
 
 
+def digest(files: Iterable[str | Path]) -> str:
+    """SHA-256 of what is in `files`, in this order."""
+    found = hashlib.sha256()
+    for path in files:
+        with Path(path).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+BEGAN = {
+    "data": "the demonstrations are not those",
+    "start": "the --checkpoint is not the one",
+    "replay": "the --replay sets are not those",
+    "vqa": "the --vqa sets are not those",
+    "holdout": "the --holdout sets are not those",
+}
+"""What a run began with, and how another one is called."""
+
+
+def recipe(run: Path) -> str:
+    """The text of a training folder's recipe.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no run in `run`, or it is not a training folder but a checkpoint in one.
+    """
+    if (run / "config.json").is_file():
+        runs = f"the run, {run.resolve().parents[2]}" if run.name == MODEL else "the folder of its run"
+        raise ValueError(f"{run}: a checkpoint; go on with {runs} (--resume), or start another from it (--checkpoint)")
+    if not (run / CONFIG).is_file():
+        raise FileNotFoundError(f"{run}: no training run here ({CONFIG} is missing)")
+    return (run / CONFIG).read_text()
+
+
 def check_begun(folder: Path, began: Mapping[str, str]) -> None:
     """Raise ValueError if the run that saved its state here began with something else than has these digests."""
     known = json.loads((folder / _PROGRESS).read_text())
-    for what, digest in began.items():
-        if known.get(what, digest) != digest:  # runs of earlier versions do not say
-            other = {"data": "the demonstrations are not those", "start": "the --checkpoint is not the one"}[what]
+    for what, found in began.items():
+        if known.get(what, found) != found:  # runs of earlier versions do not say
             raise ValueError(
-                f"{folder.parents[2]}: {other} that this run began with: put it back, or start a new run from its "
-                f"newest checkpoint (--checkpoint)"
+                f"{folder.parents[2]}: {BEGAN[what]} that this run began with: put back what was there, or start a new "
+                f"run from its newest checkpoint (--checkpoint)"
             )
 
 

@@ -45,6 +45,7 @@ from aegis_policy.training.vqa_eval import held_out, score
 log = logging.getLogger(__name__)
 
 FINAL_RATE = 0.04
+HORIZON = 10
 MEASURED = "measured.json"
 """Beside a policy: what `aegis eval --card` found, before its training and after."""
 
@@ -78,9 +79,7 @@ def resume(output: Path) -> Path:
     Raises:
         ValueError, OSError: there is no run in `output`, or what it needs is gone.
     """
-    if not (output / state.CONFIG).is_file():
-        raise FileNotFoundError(f"{output}: no training run here ({state.CONFIG} is missing)")
-    config = TrainConfig.from_json((output / state.CONFIG).read_text())
+    config = TrainConfig.from_json(state.recipe(output))
     with world.joined():
         if world.is_first():
             state.adopt_newest(output)
@@ -134,15 +133,23 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)  # for a fresh expert's weights; batches have seeds of their own
         self.config, self.output, self.device = config, output, default_device()
-        dataset = Demonstrations(config.dataset, config.horizon)
+        dataset = Demonstrations(config.dataset, config.horizon or HORIZON)
         source = config.checkpoint if resume is None else resume / state.MODEL
         told = tuple(dataset.instructions) if resume is None else ()  # what was begun knows its own
         self.start = self._start(source, dataset, output.resolve().name, told)
         dataset.horizon, self.began = self.start.info.horizon, {"data": dataset.digest()}
+        if resume is None and config.horizon not in (None, kept := self.start.info.horizon):
+            raise ValueError(
+                f"--horizon {config.horizon}: the start is a policy, which keeps its own, {kept}; leave the option "
+                f"out, or start from a VLM"
+            )
         _warn_of_unknown_words(self.start.processor, dataset.instructions)
         self.anchor = _anchor(source, config.anchor if resume is None else None, self.start.policy)
         measured = config.vqa if config.eval_every else ()
         self.samples = held_out(measured, self.start.processor, config.vqa_questions)
+        self.began |= {
+            name: state.digest(sets) for name, sets in (("vqa", measured), ("replay", config.replay)) if sets
+        }
         self.policy = self.start.policy.to(self.device).train()
         self.method = make_method(config, self.policy, Given(self.anchor, self._before()))
         if resume is not None:
@@ -188,7 +195,7 @@ class Trainer:
             cameras=tuple(dataset.cameras),
             state=dataset.state_features,
             actions=dataset.action_features,
-            horizon=self.config.horizon,
+            horizon=dataset.horizon,
             control_hz=dataset.control_hz,
             instructions=instructions,
             checkpoint="",

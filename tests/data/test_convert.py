@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aegis_policy.data import lerobot_write
-from aegis_policy.data.convert import convert
+from aegis_policy.data.convert import convert, write
 from aegis_policy.data.source import Episode, Layout, Source, open_source
 from aegis_policy.data.video import VideoReader, VideoWriter
 from aegis_policy.policy import Feature
@@ -109,6 +109,15 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"pick\.hdf5: there already"):
         convert(path, path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_conversion_that_nothing_could_read_leaves_nothing(tmp_path):
+    source = Made(tmp_path / "made", [3], (16, 16), 10.0)
+    layout = source.layout
+    source.layout = Layout(layout.cameras, layout.state, (layout.actions[0], layout.actions[0]), layout.control_hz)
+    with pytest.raises(ValueError, match="has 'dq' more than once"):
+        write(source, tmp_path / "set.hdf5")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Made:

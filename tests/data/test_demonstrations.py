@@ -128,7 +128,7 @@ def test_what_is_no_demonstration_is_named(path):
     def add(data):
         data["extra"] = np.zeros(3)
 
-    with pytest.raises(ValueError, match=r"pick\.hdf5: extra: the attribute 'instruction' is missing"):
+    with pytest.raises(ValueError, match=r"pick\.hdf5: extra: no group of actions and observations"):
         Demonstrations([edit(path, add)], 3)
 
 
@@ -188,6 +188,19 @@ def spell_out(data):
     data["demo_1/actions"] = values
 
 
+def link_a_demonstration(data):
+    del data["demo_2"]
+    data["demo_2"] = h5py.ExternalLink("gone.hdf5", "/data/demo_2")
+
+
+def replaced(key, value):
+    def change(data):
+        del data[key]
+        data[key] = value
+
+    return change
+
+
 def attribute(name, value):
     return lambda data: data.attrs.__setitem__(name, value)
 
@@ -211,6 +224,14 @@ def shorten_executed(data):
         (lambda data: data.attrs.__delitem__("control_hz"), r"'control_hz'"),
         (link_to_nowhere, r"demo_2: no 'obs/front_image'"),
         (put_a_group, r"demo_2: no 'obs/front_image'"),
+        (link_a_demonstration, r"demo_2: a link to what is not there"),
+        (replaced("demo_2", np.zeros(3)), r"demo_2: no group of actions and observations"),
+        (replaced("demo_2/obs", np.zeros(3)), r"demo_2: no 'obs/state'"),
+        (replaced("demo_2/obs/front_image", h5py.Empty("u1")), r"demo_2: 'obs/front_image' is uint8.*expected uint8"),
+        (replaced("demo_2/obs/front_image", np.uint8(1)), r"demo_2: 'obs/front_image' is uint8\[\], expected uint8"),
+        (replaced("demo_1/actions", h5py.Empty("f4")), r"demo_1: 'actions': damaged: "),
+        (replaced("demo_1/actions", 1.0), r"demo_1: 'actions': damaged: "),
+        (lambda data: data["demo_7"].attrs.__setitem__("num_samples", [5, 5]), r"demo_7: num_samples says \[5, 5\]"),
         (spell_out, r"demo_1: 'actions' is \|S8, expected numbers"),
         (attribute("control_hz", 0), r"control_hz is 0"),
         (attribute("control_hz", [10.0, 20.0]), r"control_hz is \[10.0, 20.0\]"),
@@ -233,6 +254,7 @@ def test_attributes_are_read_however_they_were_written(path):
         data.attrs["control_hz"] = np.array([20.0])
         for number, of in enumerate((np.bytes_, lambda text: np.array([text], object))):
             data[f"demo_{number}"].attrs["instruction"] = of(data[f"demo_{number}"].attrs["instruction"])
+        data["demo_0"].attrs["num_samples"] = str(data["demo_0"].attrs["num_samples"])
 
     edit(path, rewrite)
     dataset = Demonstrations([path], 3)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy import Feature
-from aegis_policy.data.displacements import doubt, is_displacement
+from aegis_policy.data.displacements import displaced_by, doubt, is_displacement
 from aegis_policy.data.source import Episode, Layout
 
 AXES = ("x", "y", "z")
@@ -58,7 +56,12 @@ def test_names_and_units_say_what_a_displacement_is():
     x, dx, joint = Feature("x", "m"), Feature("dx", "m"), Feature("dof_1", "rad")
     assert is_displacement(dx, [x]) and is_displacement(Feature("drz", "rad"), [x])
     assert not is_displacement(Feature("gripper", "1"), [x]) and not is_displacement(Feature("joint_1", "rad"), [x])
-    assert not is_displacement(joint, [joint]) and is_displacement(joint, [replace(joint, unit="m")])
+    assert not is_displacement(joint, [joint]) and not is_displacement(joint, [x])
+    for name in ("desired_x", "depth", "door", "x"):
+        assert not is_displacement(Feature(name, "m"), [x])
+    for name in ("dx", "d_x", "delta_x", "deltax"):
+        assert is_displacement(Feature(name, "m"), [x]) and displaced_by(Feature(name, "m")) == x
+    assert is_displacement(Feature("dq1", "rad"), [Feature("q1", "rad")]) and not is_displacement(dx, [dx])
     assert is_displacement(dx, [x, dx])  # a state that tells the last action too
 
 

@@ -93,6 +93,8 @@ def test_one_camera_can_be_asked_for(made):
         ({"motors": ["a", "b"]}, ["a", "b"]),
         ({"b": 1, "a": 0}, ["a", "b"]),
         (["state"], ["state_0", "state_1"]),
+        (["a", "a"], ["state_0", "state_1"]),
+        ([None, None], ["state_0", "state_1"]),
         (None, ["state_0", "state_1"]),
     ],
 )
@@ -106,6 +108,37 @@ def test_tasks_whose_index_has_no_name(copy):
     path = root / "meta/tasks.parquet"
     pq.write_table(pq.read_table(path).rename_columns(["task_index", "__index_level_0__"]), path)
     assert open_source(root).episodes[0].instruction == "pick up the red cube"
+
+
+def test_a_task_without_text_is_no_instruction(copy):
+    root = copy("v3")
+    change_column(root / "meta/tasks.parquet", "task", lambda rows: [None] * len(rows))
+    with pytest.raises(ValueError, match=r"episode 0: task \d has no text in the meta files"):
+        open_source(root)
+
+
+def test_lists_of_any_kind_are_read(copy, made):
+    root = copy("v3")
+    path = root / DATA["v3"]
+    table = pq.read_table(path, partitioning=None)
+    place = table.column_names.index("action")
+    large = table["action"].cast(pa.large_list(pa.float32()))
+    pq.write_table(table.set_column(place, "action", large), path)
+    found, expected = open_source(root), open_source(made["v3"])
+    np.testing.assert_array_equal(found.episodes[1].actions, expected.episodes[1].actions)
+
+
+def test_two_cameras_of_one_name_are_refused(copy):
+    root = copy("v21")
+
+    def twice(info):
+        info["features"]["observation.front"] = info["features"]["observation.images.front"]
+
+    change_info(root, twice)
+    with pytest.raises(
+        ValueError, match=r"'observation.images.front' and 'observation.front' would both be the camera"
+    ):
+        open_source(root)
 
 
 def test_damaged_tasks_are_named(copy):

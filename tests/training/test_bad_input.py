@@ -22,7 +22,8 @@ from aegis_policy.model import tensors
 from aegis_policy.model.checkpoint import load, load_backbone
 from aegis_policy.model.processor import Processor, word_tokenizer
 from aegis_policy.training.anchor import Anchor, anchor_of_sets
-from aegis_policy.training.config import TrainConfig
+from aegis_policy.training.config import PretrainConfig, TrainConfig
+from aegis_policy.training.pretrain import pretrain
 from aegis_policy.training.train import resume, train
 from tests.training.tiny import SIZE, write_demonstrations, write_questions
 
@@ -257,6 +258,28 @@ def test_other_demonstrations_than_a_run_began_with(recipe, tmp_path):
     resume(tmp_path / "run")
 
 
+def test_other_questions_than_a_run_began_with(recipe, demonstrations, questions, tmp_path):
+    asked = Path(shutil.copy(questions, tmp_path / "asked.hdf5"))
+    kept = {"dataset": (str(demonstrations),), "vqa": (str(asked),), "eval_every": 1, "save_every": 1}
+    train(replace(recipe, **kept), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/000002")
+    with h5py.File(asked, "r+") as file:
+        file["images/front"][0] = 0
+    with pytest.raises(ValueError, match="run: the --vqa sets are not those that this run began with"):
+        resume(tmp_path / "run")
+    shutil.copy(questions, asked)
+    resume(tmp_path / "run")
+
+
+def test_a_horizon_that_is_not_the_policys(recipe, demonstrations, tmp_path):
+    train(replace(recipe, dataset=(str(demonstrations),), horizon=4), tmp_path / "run")
+    policy = str(tmp_path / "run/checkpoints/last/pretrained_model")
+    again = replace(recipe, dataset=(str(demonstrations),), checkpoint=policy)
+    with pytest.raises(ValueError, match="--horizon 5: the start is a policy, which keeps its own, 4"):
+        train(replace(again, horizon=5), tmp_path / "other")
+    train(replace(again, horizon=None), tmp_path / "other")
+
+
 @pytest.mark.parametrize("method", ["distil-features", "lora"])
 def test_another_start_than_a_run_began_with(recipe, method, vlm, demonstrations, tmp_path):
     start, dataset = Path(shutil.copytree(vlm, tmp_path / "vlm")), (str(demonstrations),)
@@ -303,3 +326,23 @@ def test_a_run_is_not_touched_by_a_resumption_that_cannot_be(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"pick\.hdf5: demo_3: 'obs/state', row 2: not a finite number"):
         resume(run)
     assert {name: content for name, (_, content) in files(run).items()} == before
+
+
+def test_a_checkpoint_is_no_run_to_go_on_with(policy):
+    checkpoint = policy / "checkpoints/last/pretrained_model"
+    before = sorted(checkpoint.iterdir())
+    for command in (resume, lambda path: pretrain(PretrainConfig(), path, resume=True)):
+        with pytest.raises(
+            ValueError, match=rf"pretrained_model: a checkpoint; go on with the run, {policy} \(--resume\)"
+        ):
+            command(checkpoint)
+    assert sorted(checkpoint.iterdir()) == before
+
+
+def test_a_recipe_of_another_command_is_refused(tmp_path):
+    (tmp_path / "train_config.json").write_text(PretrainConfig(vqa=("a",)).to_json())
+    with pytest.raises(ValueError, match="of another command: go on with the run by aegis pretrain"):
+        resume(tmp_path)
+    (tmp_path / "train_config.json").write_text(TrainConfig(dataset=("a",)).to_json())
+    with pytest.raises(ValueError, match="of another command: go on with the run by aegis train"):
+        pretrain(PretrainConfig(), tmp_path, resume=True)
