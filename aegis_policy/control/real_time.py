@@ -10,8 +10,6 @@ policy is told which actions are left and that the first d of them are committed
 k + d, however early it comes. So what is committed is carried out as it was announced, once and in order. A chunk that
 comes after action k + d has begun was made for a robot that is somewhere else by now, and is discarded.
 
-What is pending and not committed gives way little by little: what a new observation says is no jerk of the arm.
-
 Where the committed actions hardly move the robot, the policy is told nothing, and its whole chunk follows them: it will
 stand then where it is observed. Told of its own stillness, it would take it for the end of a demonstration, and wait
 for ever after a grasp that missed. Nor is it told where none is committed: an older chunk's wishes bind nobody.
@@ -28,8 +26,7 @@ import numpy as np
 from aegis_policy.control.checks import Rejection
 from aegis_policy.control.plan import Plan
 from aegis_policy.control.scheduler import Asynchronous, Layout
-from aegis_policy.control.space import ActionSpace
-from aegis_policy.data.ahead import hold
+from aegis_policy.data.displacements import is_displacement
 from aegis_policy.policy import ActionChunk, Pending, PolicyInfo
 
 WINDOW = 10
@@ -88,8 +85,7 @@ class RealTime(Asynchronous):
     def __init__(self, execute: int) -> None:
         super().__init__(execute)
         self._horizon, self._most, self._step = 0, 0, 0.0
-        self._moving, self._displaced = np.zeros((2, 0), bool)  # [A]
-        self._standing = np.zeros(0)  # [A]
+        self._displaced, self._standing = np.zeros(0, bool), np.zeros(0)  # [A]
         self._begin()
 
     def fit(self, info: PolicyInfo) -> None:
@@ -100,8 +96,7 @@ class RealTime(Asynchronous):
                 f"meanwhile (its max_delay is 0); choose another scheduler, such as the asynchronous one"
             )
         self._horizon, self._most, self._step = info.horizon, info.max_delay, 1 / info.control_hz
-        space = ActionSpace(info)
-        self._moving, self._displaced = space.moving, space.displaced
+        self._displaced = np.array([is_displacement(feature, info.state) for feature in info.actions], bool)
         self._standing = np.array([STANDING.get(feature.unit, 0.0) for feature in info.actions])
 
     def clear(self) -> None:
@@ -168,9 +163,6 @@ class RealTime(Asynchronous):
         fresh, over = np.array(chunk.actions[asked.told :], np.float64), asked.at + asked.delay
         differs = chunk.actions[: asked.told] - going.between(asked.at, asked.at + asked.told)
         fresh[0] += np.where(self._displaced, differs.sum(axis=0), 0.0)
-        if asked.told:
-            pending, moving = going.between(over, asked.at + self._horizon), self._moving
-            fresh[:, moving] = ease(fresh[:, moving], pending[:, moving], self._displaced[moving])
         steps = (now - going.origin) / self._step
         if steps - ROUNDING > over:
             if over < going.end:
@@ -199,23 +191,3 @@ class RealTime(Asynchronous):
                 f"chunk: {self._late} came too late and none in time: the last took {took} actions, {delay} committed"
             )
         return Rejection("late", reason)
-
-
-def ease(fresh: np.ndarray, pending: np.ndarray, displaced: np.ndarray) -> np.ndarray:
-    """A chunk's own actions, drawn to the pending ones that they take the place of, less and less (`hold`).
-
-    Displacements that this withholds follow as soon as no action has to go further than any of both for them.
-
-    Args:
-        fresh: [N, A]; pending: [L, A], from where the chunk takes over.
-        displaced: [A], which dimensions are displacements.
-    """
-    share = hold(np.array([min(len(pending), len(fresh) - 1)]), np.zeros(1, int), len(fresh))[0]
-    reach = np.abs(np.concatenate([fresh, pending])).max(axis=0)
-    eased, owed = np.empty_like(fresh), np.zeros(fresh.shape[1])
-    for place in range(len(fresh)):
-        wanted = fresh[place] + owed
-        towards = pending[place] if share[place] else wanted
-        eased[place] = np.clip(wanted + share[place] * (towards - wanted), -reach, reach)
-        owed = np.where(displaced, wanted - eased[place], 0.0)
-    return eased

@@ -51,7 +51,6 @@ class ActionSpace:
     Attributes:
         dimensions: one for each action, in order.
         control_hz: actions per second in a chunk.
-        moving, displaced: bool [A], which are no gripper's command, and which of these displacements.
     """
 
     def __init__(self, info: PolicyInfo) -> None:
@@ -64,7 +63,7 @@ class ActionSpace:
         self.control_hz = info.control_hz
         self._state_names = [feature.name for feature in info.state]
         self.moving = np.array([dimension.moves for dimension in self.dimensions], bool)  # [A]
-        self.displaced = np.array([dimension.kind is Kind.DISPLACEMENT for dimension in self.dimensions], bool)  # [A]
+        self._displaced = np.array([dimension.kind is Kind.DISPLACEMENT for dimension in self.dimensions], bool)  # [A]
         self._measured = np.array([dimension.measured_by is not None for dimension in self.dimensions], bool)  # [A]
         self._sources = [dimension.measured_by for dimension in self.dimensions if dimension.measured_by is not None]
 
@@ -90,7 +89,7 @@ class ActionSpace:
     def waypoints(self, actions: np.ndarray, anchor: np.ndarray) -> np.ndarray:
         """Actions [H, A] that begin at coordinates `anchor` [A] -> coordinates float64 [H+1, A], `anchor` first."""
         points = np.concatenate([anchor[None], np.asarray(actions, np.float64)])
-        points[:, self.displaced] = np.cumsum(points[:, self.displaced], axis=0)
+        points[:, self._displaced] = np.cumsum(points[:, self._displaced], axis=0)
         return points
 
 

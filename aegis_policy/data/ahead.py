@@ -1,4 +1,4 @@
-"""What is pending, as a chunk that goes on from it is held to it: the numbers that both papers and all backends share.
+"""What is pending, as a chunk that goes on from it is held to it: what both papers and all backends share.
 
 Real-time chunking of arXiv 2506.07339; its time runs the other way: its tau is 1 - t here.
 """
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aegis_policy.data.displacements import is_displacement
 from aegis_policy.data.normalize import Moments
-from aegis_policy.policy import Pending
+from aegis_policy.policy import Pending, PolicyInfo
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,54 @@ def guidance(t: float, most: float) -> float:
     """min(beta, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2) and tau = 1 - t (eq. 2 and 4)."""
     tau = 1 - t
     return min(most, (tau**2 + t**2) / (tau * t)) if tau > 0 else most
+
+
+CHANGES = 0.2
+"""Of its deviation; by so much a set point that nothing moves by has changed, such as a gripper's."""
+
+
+class Easing:
+    """From what is pending to a chunk's own actions, little by little: for a policy that was given the committed ones.
+
+    Guided, a chunk is held to all that is pending (`hold`); given its first actions alone, it follows at once whatever
+    a new observation says, with a jerk of the arm. So its own actions are drawn to those that they take the place of,
+    by the same weights. Displacements that this withholds follow as soon as no action has to go further than any of
+    both for them, and all before a gripper closes or opens: it is not eased, as halfway is neither, and shall find the
+    arm where it was to be.
+    """
+
+    def __init__(self, info: PolicyInfo, moments: Moments) -> None:
+        """For the actions of `info`, and their `moments`."""
+        self._displaced = np.array([is_displacement(feature, info.state) for feature in info.actions], bool)
+        self._moves = np.array([f.unit in ("m", "rad") and "gripper" not in f.name for f in info.actions], bool)
+        self._change = CHANGES * moments.std
+
+    def __call__(self, chunk: np.ndarray, pending: Pending | None) -> np.ndarray:
+        """A chunk [H, A] in SI units that begins with what is committed, eased from there on."""
+        if pending is None or not pending.delay:
+            return chunk
+        own, left = chunk[pending.delay :].astype(np.float64), pending.actions[pending.delay :].astype(np.float64)
+        steps = np.abs(np.diff(chunk[pending.delay - 1 :], axis=0))  # [N, A], the first from what is committed
+        changes = (steps > self._change)[:, ~self._moves].any(axis=1)
+        # The last before a change is its own already, and so is the last of all.
+        left = left[: max(int(changes.argmax()) if changes.any() else len(own), 1) - 1]
+        moves = self._moves
+        own[:, moves] = ease(own[:, moves], left[:, moves], self._displaced[moves])
+        return np.concatenate([chunk[: pending.delay], own.astype(chunk.dtype)])
+
+
+def ease(own: np.ndarray, pending: np.ndarray, displaced: np.ndarray) -> np.ndarray:
+    """Actions [N, A] drawn to the L < N pending ones [L, A] by `hold`; what that withholds of displacements follows.
+
+    Args:
+        displaced: [A], which dimensions are displacements.
+    """
+    share = hold(np.array([len(pending)]), np.zeros(1, int), len(own))[0]
+    reach = np.abs(np.concatenate([own, pending])).max(axis=0)
+    eased, owed = np.empty_like(own), np.zeros(own.shape[1])
+    for place in range(len(own)):
+        wanted = own[place] + owed
+        towards = pending[place] if share[place] else wanted
+        eased[place] = np.clip(wanted + share[place] * (towards - wanted), -reach, reach)
+        owed = np.where(displaced, wanted - eased[place], 0.0)
+    return eased

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from aegis_policy.data.ahead import Ahead, guidance
+from aegis_policy.data.ahead import Ahead, Easing, guidance
 from aegis_policy.data.pixels import scale
 from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
 from aegis_policy.inference.noise import randn
@@ -58,6 +58,7 @@ class OnnxPolicy:
             name: _Graph(folder / graph_file(name), graph, self.device, options)
             for name, graph in manifest.graphs.items()
         }
+        self._easing = None if GUIDE in self._graphs else Easing(self.info, manifest.norm_stats.actions)
         log.info("%s: onnxruntime %s, %s", folder, ort.__version__, self.provider)
 
     @property
@@ -90,7 +91,11 @@ class OnnxPolicy:
         else:
             chunks = self._denoise(x, given, ahead)
         actions = stats.actions.unnormalize(chunks.astype(np.float64)).astype(np.float32)
-        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+        ease = self._easing or (lambda chunk, pending: chunk)
+        return [
+            ActionChunk(ease(chunk, seen.pending), seen.stamp)
+            for chunk, seen in zip(actions, observations, strict=True)
+        ]
 
     def _denoise(self, x: np.ndarray, given: Values, ahead: Ahead | None) -> np.ndarray:
         """`AegisPolicy.denoise`, or `real_time.conditioned`: [B, H, A] -> [B, H, A].

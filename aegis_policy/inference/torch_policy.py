@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aegis_policy.data.ahead import Ahead
+from aegis_policy.data.ahead import Ahead, Easing
 from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
@@ -34,6 +34,7 @@ class TorchPolicy:
         self._policy = checkpoint.policy.to(self.device).eval()
         self._processor, self._stats = checkpoint.processor, checkpoint.norm_stats
         self._info = replace(checkpoint.info, max_delay=self._policy.expert.config.most_delay)
+        self._easing = Easing(self._info, self._stats.actions) if self._policy.expert.config.max_delay else None
 
     @classmethod
     def from_pretrained(
@@ -85,7 +86,11 @@ class TorchPolicy:
         with torch.inference_mode() if ahead is None else torch.no_grad():  # guidance takes gradients of its own
             chunks = self._chunks(observations, seeds, ahead)
         actions = self._stats.actions.unnormalize(chunks.cpu().double().numpy()).astype(np.float32)
-        return [ActionChunk(rows, seen.stamp) for rows, seen in zip(actions, observations, strict=True)]
+        ease = self._easing or (lambda chunk, pending: chunk)
+        return [
+            ActionChunk(ease(chunk, seen.pending), seen.stamp)
+            for chunk, seen in zip(actions, observations, strict=True)
+        ]
 
     def _chunks(
         self, observations: Sequence[Observation], seeds: Sequence[int | None], ahead: Ahead | None

@@ -1,8 +1,7 @@
 """Real-time chunking on a virtual clock: whatever latencies, drops and resets come, what is committed is carried out.
 
 Every action carries a name of its own (chunk, index) in two coordinates, so that what is carried out at each step can
-be told. The policy names them all anew, the committed ones too: guided, it only comes close to those. Eased towards
-what they take the place of, actions still differ from each other, and are told by that.
+be told. The policy names them all anew, the committed ones too: guided, it only comes close to those.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from aegis_policy import ActionChunk, Feature, Pending, PolicyInfo
 from aegis_policy.control import ActionSpace, Controller, RealTime, Rejection, State
 from aegis_policy.control.plan import Plan
-from aegis_policy.control.real_time import MOST_LATE, STANDING, WINDOW, ease
+from aegis_policy.control.real_time import MOST_LATE, WINDOW
 from tests.control.robot import CONTROL_HZ, HOME, INFO, LIMITS, PERIOD, TIMEOUTS, chunk, controller, measured, steady
 
 H, STEP, TICKS, PATIENCE = 8, 0.1, 5, 0.6
@@ -55,10 +54,8 @@ class World:
     taken: list[Request] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     waiting: list[Request] = field(default_factory=list)
-    names: list[tuple[int, int]] = field(default_factory=list)
-    values: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     asked, epoch, clock_ticks = 0, 0, 0
-    info, unit = NAMES, 1.0
+    info = NAMES
 
     def run(self, latencies, resets=()):
         """Until a chunk was asked for with each of `latencies` (s; None: it never comes), and a chunk's time after.
@@ -97,29 +94,17 @@ class World:
     def chunk(self, request: Request) -> ActionChunk:
         return ActionChunk(np.array([(request.number, i) for i in range(H)], np.float32), request.stamp)
 
-    def name(self, action: np.ndarray) -> tuple[int, int]:
-        (found,) = np.isclose(self.values, action, rtol=1e-6, atol=1e-4 * self.unit).all(axis=1).nonzero()
-        assert len(found) == 1, "no such action, or one like another"
-        return self.names[found[0]]
-
-    def call(self, request: Request, chunk: ActionChunk) -> None:
-        """Its own actions' names, by what they are as they are carried out."""
-        own, displaced = np.array(chunk.actions[request.delay :], float), ActionSpace(self.info).displaced
-        if request.pending:
-            own = ease(own, np.array(request.pending.actions[request.delay :], float), displaced)
-        self.names += [(request.number, request.delay + i) for i in range(len(own))]
-        self.values = np.concatenate([self.values, own])
+    def name(self, action: np.ndarray) -> tuple[int, ...]:
+        return tuple(int(x) for x in action)
 
     def take(self, request: Request):
-        chunk = self.chunk(request)
-        laid_out = self.scheduler.schedule(chunk, self.now)
+        laid_out = self.scheduler.schedule(self.chunk(request), self.now)
         if isinstance(laid_out, Rejection):
             self.refused.append(laid_out.check)
             return
         assert request.epoch == self.epoch, "a chunk of another epoch is followed"
         assert laid_out.start <= self.now + 1e-4  # or the robot would stand until then
         self.taken.append(request)
-        self.call(request, chunk)
         plan = Plan(SPACE, laid_out.actions, start=laid_out.start, anchor=np.zeros(2), stamp=request.stamp)
         self.scheduler.add(plan)
 
@@ -172,7 +157,7 @@ def test_no_latencies_drops_and_resets_repeat_skip_or_reorder_a_committed_action
     assert len(actions) == len(set(actions)), "an action was carried out twice"
     for request in world.taken:
         if request.delay and request.epoch == world.epoch:
-            committed = list(map(world.name, request.pending.actions[: request.delay]))
+            committed = [tuple(int(x) for x in action) for action in request.pending.actions[: request.delay]]
             at = actions.index(committed[0])
             assert actions[at : at + len(committed)] == committed, "what was committed is not what was carried out"
             after = actions[at + len(committed)]
@@ -187,18 +172,20 @@ def test_no_latencies_drops_and_resets_repeat_skip_or_reorder_a_committed_action
 
 @dataclass
 class Displaced(Logged):
-    """Names are tiny set points, beside displacements of chunks that move; the policy repeats what it is told."""
+    """Names are tiny displacements, to which chunks that move add a large one; the policy repeats what it is told."""
 
     moves: tuple[bool, ...] = (True,)
-    info = replace(NAMES, state=(*NAMES.state, Feature("y", "m")), actions=(NAMES.actions[0], Feature("dy", "m")))
-    unit = 1e-6
+    info = replace(NAMES, actions=(Feature("dx", "m"), Feature("dy", "m")))
 
     def chunk(self, request: Request) -> ActionChunk:
         far = FAR * self.moves[request.number % len(self.moves)]
-        actions = np.array([(H * request.number + i, far) for i in range(H)], np.float32) * 1e-6
+        actions = np.array([(request.number, far + i) for i in range(H)], np.float32) * 1e-6
         if request.pending:
             actions[: request.delay] = request.pending.actions[: request.delay]
         return ActionChunk(actions, request.stamp)
+
+    def name(self, action: np.ndarray) -> tuple[int, int]:
+        return round(action[0] * 1e6), round(action[1] * 1e6) % FAR
 
 
 @given(
@@ -217,10 +204,10 @@ def test_a_robot_that_stands_is_not_told_of_it_and_follows_the_whole_chunk(laten
     assert all(ticks == TICKS for action, ticks in runs[:-1] if action is not None), "an action was cut short"
     for request in world.taken:
         if request.pending:
-            told = request.pending.actions[: request.delay]
-            assert len(request.pending.actions) <= H and np.abs(told).max() > STANDING["m"], "it was told to stand"
-            committed = list(map(world.name, told))
-            at = actions.index(committed[0])
+            committed = list(map(world.name, request.pending.actions[: request.delay]))
+            assert len(request.pending.actions) <= H
+            assert not committed or any(moves[number % len(moves)] for number, _ in committed), "it was told to stand"
+            at = actions.index(committed[0]) if committed else 0
             assert actions[at : at + len(committed)] == committed
     for (action, _), (after, _) in pairwise([(None, 0), *runs]):
         if after is None:
