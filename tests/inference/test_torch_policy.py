@@ -128,6 +128,17 @@ def test_a_trained_policy_begins_with_what_is_committed_in_si_units():
     assert np.abs(chunk[1] - PENDING.actions[1]).max() > 1e-3
 
 
+def test_a_trained_policy_is_eased_into_what_was_pending():
+    seen, policy = replace(OBSERVATION, pending=Pending(np.zeros((HORIZON - 1, 3), np.float32), 1)), trained(1)
+    easing = policy._easing
+    easing._change[:] = np.inf  # random weights close and open the gripper with every action
+    eased = policy.act(seen, seed=0).actions
+    policy._easing = None
+    plain = policy.act(seen, seed=0).actions
+    np.testing.assert_array_equal(eased, easing(plain, seen.pending))
+    assert np.abs(eased - plain).max() > 1e-4 and trained(0)._easing is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_compiled_it_says_the_same_and_compiles_nothing_later(policy):
