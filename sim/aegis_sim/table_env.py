@@ -31,8 +31,8 @@ _START_TURN = np.array([0.03, 0.03, 0.2])  # rad
 class TableEnv(ArmEnv):
     """`reset` draws one to four objects, their places and headings, the goal and the arm's start from the seed.
 
-    A thing is picked up when it is LIFT_HEIGHT above the table, and placed when it rests at its place and the hand has
-    let go of it.
+    A thing is picked up when it is LIFT_HEIGHT above the table, and placed when it rests at its place, what it is
+    placed by rests too, and the hand has let go of both.
 
     `info` has besides "target" (index of the thing to take), "reference" (of the one it is placed by, if any),
     "lifted" (index of the first object lifted, once one was), and at the end of an episode "right_object": whether the

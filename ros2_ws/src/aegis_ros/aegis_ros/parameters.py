@@ -1,6 +1,6 @@
 """The policy node's parameters: declared with type, range and description, read once, when the node is configured.
 
-All are read-only while the node is configured: a limit that changes under a moving arm is nobody's friend.
+All are read-only: a limit that changes under a moving arm is nobody's friend.
 """
 
 from __future__ import annotations
