@@ -3,7 +3,7 @@
 In simulation on a virtual clock: the policy's chunks come after a latency that is made up, of 0 to 300 ms, with or
 without jitter (uniform, up to as much again) and drops (one in five never comes, and is asked for anew after 0.5 s).
 Everything between chunk and robot is `aegis_policy.control`, at 50 commands a second, with limits too wide to smooth a
-seam. Episodes are those of `aegis eval --task pick --seed 0`. Two policies, both exported, under every scheduler:
+seam. Episodes are those of `aegis eval --task pick --seed 1`, which nothing was chosen by. Two policies, both exported, under every scheduler:
 
     shipped   the policy that ships; real-time chunking guides it
     trained   the same, its expert trained on for real-time chunking (`aegis train --max-delay`), and given its actions
@@ -39,7 +39,7 @@ from aegis_policy.model import checkpoint
 from aegis_policy.training.config import TrainConfig
 from aegis_sim import tasks
 
-TASK, SEED, EPISODES, DEMONSTRATIONS = "pick", 0, 100, 1_500
+TASK, SEED, EPISODES, DEMONSTRATIONS = "pick", 1, 100, 1_500
 RECIPE = TrainConfig(method="stop-gradient", steps=1_500, batch_size=16, max_delay=5, eval_every=0, compile=True)
 """Only the expert learns: what the VLM answers stays as it is, to the last bit."""
 CONDITIONS = (*((latency, False, False) for latency in (0, 100, 200, 300)), (200, True, False), (200, True, True))

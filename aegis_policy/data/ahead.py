@@ -68,16 +68,15 @@ class Easing:
 
     Guided, a chunk is held to all that is pending (`hold`); given its first actions alone, it follows at once whatever
     a new observation says, with a jerk of the arm. So its own actions are drawn to those that they take the place of,
-    by the same weights. Displacements that this withholds follow as soon as no action has to go further than any of
-    both for them, and all before a gripper closes or opens: it is not eased, as halfway is neither, and shall find the
-    arm where it was to be.
+    by the same weights. Displacements that this withholds follow, all within the chunk, and before a gripper closes or
+    opens: it is not eased, as halfway is neither, and shall find the arm where it was to be.
     """
 
     def __init__(self, info: PolicyInfo, moments: Moments) -> None:
         """For the actions of `info`, and their `moments`."""
         self._displaced = np.array([is_displacement(feature, info.state) for feature in info.actions], bool)
         self._moves = np.array([f.unit in ("m", "rad") and "gripper" not in f.name for f in info.actions], bool)
-        self._change = CHANGES * moments.std
+        self._change, self._reach = CHANGES * moments.std, np.maximum(np.abs(moments.q01), np.abs(moments.q99))
 
     def __call__(self, chunk: np.ndarray, pending: Pending | None) -> np.ndarray:
         """A chunk [H, A] in SI units that begins with what is committed, eased from there on."""
@@ -86,25 +85,31 @@ class Easing:
         own, left = chunk[pending.delay :].astype(np.float64), pending.actions[pending.delay :].astype(np.float64)
         steps = np.abs(np.diff(chunk[pending.delay - 1 :], axis=0))  # [N, A], the first from what is committed
         changes = (steps > self._change)[:, ~self._moves].any(axis=1)
-        # The last before a change is its own already, and so is the last of all.
-        left = left[: max(int(changes.argmax()) if changes.any() else len(own), 1) - 1]
-        moves = self._moves
-        own[:, moves] = ease(own[:, moves], left[:, moves], self._displaced[moves])
+        until, moves = int(changes.argmax()) if changes.any() else len(own), self._moves
+        if until > 1:
+            eased = ease(own[:until, moves], left[: until - 1, moves], self._displaced[moves], self._reach[moves])
+            own[:until, moves] = eased
         return np.concatenate([chunk[: pending.delay], own.astype(chunk.dtype)])
 
 
-def ease(own: np.ndarray, pending: np.ndarray, displaced: np.ndarray) -> np.ndarray:
+def ease(own: np.ndarray, pending: np.ndarray, displaced: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Actions [N, A] drawn to the L < N pending ones [L, A] by `hold`; what that withholds of displacements follows.
+
+    No more is withheld than the others can make up for.
 
     Args:
         displaced: [A], which dimensions are displacements.
+        reach: [A], how far an action goes; one that goes further by itself may.
     """
     share = hold(np.array([len(pending)]), np.zeros(1, int), len(own))[0]
-    reach = np.abs(np.concatenate([own, pending])).max(axis=0)
+    reach = np.maximum(reach, np.abs(np.concatenate([own, pending])).max(axis=0))
+    room = np.cumsum(np.stack([reach + own, reach - own])[:, ::-1], axis=1)[:, ::-1]  # [2, N, A], from each place on
+    room = np.concatenate([room[:, 1:], np.zeros_like(room[:, :1])], axis=1)  # after it
     eased, owed = np.empty_like(own), np.zeros(own.shape[1])
     for place in range(len(own)):
         wanted = own[place] + owed
-        towards = pending[place] if share[place] else wanted
-        eased[place] = np.clip(wanted + share[place] * (towards - wanted), -reach, reach)
-        owed = np.where(displaced, wanted - eased[place], 0.0)
+        withheld = share[place] * (wanted - pending[place]) if share[place] else np.zeros_like(wanted)
+        withheld = np.clip(withheld, wanted - reach, wanted + reach)
+        owed = np.where(displaced, np.clip(withheld, -room[0, place], room[1, place]), 0.0)
+        eased[place] = wanted - np.where(displaced, owed, withheld)
     return eased

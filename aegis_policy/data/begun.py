@@ -49,6 +49,7 @@ def begin(
     push: np.ndarray,
     reach: np.ndarray,
     displaced: np.ndarray,
+    change: np.ndarray,
 ) -> np.ndarray:
     """M chunks of each sample, in SI units: what is given, and what then is to be done.
 
@@ -62,6 +63,7 @@ def begin(
         push: [B, M, H, A], 0 in the dimensions that are no displacements.
         reach: [A], the furthest that an action goes; an action that is further by itself stays so.
         displaced: [A], which dimensions are displacements.
+        change: [A], by more than this a set point has changed.
 
     Returns:
         float32 [B, M, H, A].
@@ -70,15 +72,20 @@ def begin(
     begun = np.clip(executed[:, None] + push, *_within(executed[:, None], reach))
     asked = np.where(given[..., None], begun, labels[:, None])
     owed = np.where(given[..., None], executed[:, None] - begun, 0).sum(axis=2)  # [B, M, A]
-    return _make_up(asked, owed, given, reach, displaced).astype(np.float32)
+    steps = np.abs(np.diff(asked, axis=2, prepend=asked[:, :, :1]))
+    changes = (steps > change)[..., ~displaced].any(axis=-1) & ~given
+    return _make_up(asked, owed, given, reach, displaced, changes).astype(np.float32)
 
 
 def _make_up(
-    asked: np.ndarray, owed: np.ndarray, given: np.ndarray, reach: np.ndarray, displaced: np.ndarray
+    asked: np.ndarray,
+    owed: np.ndarray,
+    given: np.ndarray,
+    reach: np.ndarray,
+    displaced: np.ndarray,
+    changes: np.ndarray,
 ) -> np.ndarray:
     """What is asked for, with what is owed made up for, and standing where a set point waits for that: [B, M, H, A]."""
-    changes = np.abs(np.diff(asked, axis=2, prepend=asked[:, :, :1])) > reach / 2
-    changes = changes[..., ~displaced].any(axis=-1) & ~given
     chunks, place = asked.copy(), np.zeros(given.shape[:2], int)  # which of what is asked for is next
     wait = np.zeros_like(place)  # actions until the arm is there and at rest
     for step in range(given.shape[2]):

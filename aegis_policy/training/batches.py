@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aegis_policy.data.ahead import CHANGES
 from aegis_policy.data.begun import begin, push
 from aegis_policy.data.demonstrations import Demonstrations
 from aegis_policy.data.normalize import NormStats
@@ -104,7 +105,8 @@ class Batches:
         rng, draws = np.random.default_rng([self.seed, step, 3]), (self.batch_size, self.noise_samples)
         executed, unit = self.dataset.executed(rows), self.norm_stats.actions.std * self.dataset.displaced
         pushed = push(executed, unit, rng, draws, ours)
-        chunks = begin(labels, executed, delay.numpy(), pushed, self._reach, self.dataset.displaced)
+        change = CHANGES * self.norm_stats.actions.std
+        chunks = begin(labels, executed, delay.numpy(), pushed, self._reach, self.dataset.displaced, change)
         return Begun(delay, self._normal(chunks))
 
     def _normal(self, actions: np.ndarray) -> Tensor:

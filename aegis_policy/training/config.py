@@ -239,8 +239,11 @@ class TrainConfig(Recipe):
         return round(self.replay_share * self.batch_size) if self.method == "co-train" else 0
 
     def held(self, processes: int) -> int:
-        """How many of a step's samples are held to what was before: at least one of each micro-batch."""
-        share = max(math.ceil(HELD * self.batch_size), processes * self.accumulate)
+        """How many of a step's samples are held to what was before: of each micro-batch as many, and one at least."""
+        parts = processes * self.accumulate
+        share = max(math.ceil(HELD * self.batch_size), parts)
+        if self.accumulate > 1:  # each micro-batch counts the same, however many of its samples are held
+            share = math.ceil(share / parts) * parts
         return share if self.method == "distil-features" else 0
 
 

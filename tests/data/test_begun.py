@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_policy.data.begun import COUNTS, DISTURBED, HASTE, SETTLE, STILL, begin, push
 
 B, M, H, A = 2, 3, 6, 3
-DISPLACED = np.array([True, True, False])
+DISPLACED, CHANGE = np.array([True, True, False]), np.array([0, 0, 0.1])
 
 
 def case(seed: int) -> tuple[np.ndarray, ...]:
@@ -24,7 +25,7 @@ def case(seed: int) -> tuple[np.ndarray, ...]:
 @given(st.integers(0, 2**32), st.floats(0.1, 5))
 def test_most_of_what_is_owed_is_made_up_for_in_each_action_as_far_as_it_reaches(seed: int, reach: float) -> None:
     labels, executed, delay, push = case(seed)
-    chunks = begin(labels, executed, delay, push, np.full(A, reach), DISPLACED)
+    chunks = begin(labels, executed, delay, push, np.full(A, reach), DISPLACED, CHANGE)
     for b, m in np.ndindex(B, M):
         d, found = delay[b, m], chunks[b, m].astype(float)
         asked = np.r_[executed[b, :d], labels[b, d:]]
@@ -50,7 +51,7 @@ def test_a_gripper_closes_where_it_would_have_closed_and_once_the_arm_is_there(s
     closes = rng.integers(1, 7, B)
     labels[..., 2] = np.arange(horizon) >= closes[:, None]
     pushed = rng.normal(size=(B, M, horizon, A)) * DISPLACED * reach
-    chunks = begin(labels, executed, delay, pushed, np.array([reach, reach, 1]), DISPLACED)
+    chunks = begin(labels, executed, delay, pushed, np.array([reach, reach, 1]), DISPLACED, CHANGE)
     for b, m in np.ndindex(B, M):
         c, found = closes[b], chunks[b, m].astype(float)
         if c < delay[b, m]:
@@ -72,21 +73,33 @@ def test_an_arm_that_was_pushed_makes_up_for_it_settles_and_closes() -> None:
     labels[0, :, 0] = [0.05, 0.05, 0.01, 0, 0, 0, 0.05, 0.05, 0, 0]
     labels[0, 3:, 1] = 1
     pushed = np.full((1, 1, 10, 2), [-0.02, 0.0])
-    found = begin(labels, labels, np.array([[2]]), pushed, np.array([0.05, 1]), np.array([True, False]))[0, 0]
+    found = begin(
+        labels, labels, np.array([[2]]), pushed, np.array([0.05, 1]), np.array([True, False]), np.array([0, 0.1])
+    )[0, 0]
     np.testing.assert_allclose(found[:, 0], [0.03, 0.03, 0.034, 0.016, 0, 0, 0, 0, 0, 0.05], atol=1e-6)
     np.testing.assert_array_equal(found[:, 1], [0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
 
 
+@pytest.mark.parametrize(("opened", "closed"), [(0.0, 1.0), (0.08, 0.045), (0.5, 1.0), (-1.0, 1.0)])
+def test_a_gripper_waits_in_whatever_numbers_it_is_told(opened: float, closed: float) -> None:
+    labels = np.zeros((1, 10, 2), np.float32)
+    labels[0, :, 1] = [opened] * 3 + [closed] * 7
+    pushed, change = np.full((1, 1, 10, 2), [-0.06, 0.0]), np.array([0, 0.2 * labels[..., 1].std()])
+    reach = np.abs(labels).max(axis=(0, 1)) + [0.05, 0]
+    found = begin(labels, labels, np.array([[1]]), pushed, reach, np.array([True, False]), change)[0, 0]
+    np.testing.assert_allclose(found[:, 1], [opened] * 6 + [closed] * 4)
+
+
 def test_without_a_push_it_is_what_was_executed_and_then_the_labels() -> None:
     labels, executed, delay, push = case(0)
-    chunks = begin(labels, executed, delay, 0 * push, np.full(A, 0.1), DISPLACED)
+    chunks = begin(labels, executed, delay, 0 * push, np.full(A, 0.1), DISPLACED, CHANGE)
     for b, m in np.ndindex(B, M):
         np.testing.assert_array_equal(chunks[b, m], np.r_[executed[b, : delay[b, m]], labels[b, delay[b, m] :]])
 
 
 def test_what_is_given_is_executed_and_pushed() -> None:
     labels, executed, delay, push = case(1)
-    chunks = begin(labels, executed, delay, push, np.full(A, 100.0), DISPLACED)
+    chunks = begin(labels, executed, delay, push, np.full(A, 100.0), DISPLACED, CHANGE)
     for b, m in np.ndindex(B, M):
         d = delay[b, m]
         np.testing.assert_allclose(chunks[b, m, :d], executed[b, :d] + push[b, m, :d], rtol=1e-5, atol=1e-6)
