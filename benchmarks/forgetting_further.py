@@ -21,7 +21,7 @@ from pathlib import Path
 
 from forgetting import FINAL, RUNS, Phase, Run, before, held_sets, measure, prepare
 from forgetting_measure import Measured
-from forgetting_report import PAGE, RESULTS, share, shown, spread, success, vqa_accuracy
+from forgetting_report import PAGE, RESULTS, rated, share, shown, spread, success, vqa_accuracy
 from pages import fill, table
 from provenance import provenance
 from recipe import aegis, train
@@ -76,10 +76,8 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], start: Measured
         "value": found[0]["value"],
         "success_minus_naive": spread([success(run) - success(base) for run, base in pairs]),
         "vqa_minus_before": spread([vqa_accuracy(run) - vqa_accuracy({"vqa": start}) for run in found]),
-        "right_object": share([run["splits"]["seen"]["right_object"]["rate"] for run in found]),
-        "splits": {
-            split: share([run["splits"][split]["success"]["rate"] for run in found]) for split in found[0]["splits"]
-        },
+        "right_object": rated([run["splits"]["seen"]["right_object"] for run in found]),
+        "splits": {split: rated([run["splits"][split]["success"] for run in found]) for split in found[0]["splits"]},
         "sets": {name: share([run["vqa"][name]["accuracy"] for run in found]) for name in start},
     }
 

@@ -19,6 +19,8 @@ from pages import fill, table
 from provenance import ROOT, provenance
 from scipy import stats
 
+from aegis_sim.statistics import wilson
+
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "forgetting.json", ROOT / "docs" / "forgetting.md"
 README = ROOT / "README.md"
 COST = RESULTS.with_name("step_cost.json")
@@ -66,6 +68,18 @@ def share(values: Sequence[float]) -> dict[str, float | None]:
     """As `spread`, of what lies in [0, 1]: so does its interval."""
     found = spread(values)
     return {name: None if figure is None else min(max(figure, 0.0), 1.0) for name, figure in found.items()}
+
+
+def rated(rates: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """As `share`, of rates; no narrower than Wilson's interval of all their trials.
+
+    Seeds that come to the same by chance have no spread, and say no more for that than their episodes can.
+    """
+    found = share([each["rate"] for each in rates])
+    if found["low"] is not None and found["high"] is not None:
+        whole = wilson(sum(round(each["rate"] * each["n"]) for each in rates), sum(each["n"] for each in rates))
+        found |= {"low": min(found["low"], whole.low), "high": max(found["high"], whole.high)}
+    return found
 
 
 def write(
@@ -116,14 +130,14 @@ def of_way(found: Sequence[Measured], naive: Sequence[Measured], before: Measure
     measured = {
         "vqa_before": {"mean": start, "low": start, "high": start},
         "vqa_after": over(vqa_accuracy),
-        "success": over(success),
-        "right_object": over(lambda run: run["splits"]["seen"]["right_object"]["rate"]),
+        "success": over(lambda run: run["splits"]["seen"]["success"], rated),
+        "right_object": over(lambda run: run["splits"]["seen"]["right_object"], rated),
         "success_minus_naive": spread([success(run) - success(base) for run, base in pairs]),
         "flow_loss": over(lambda run: run["flow_loss"], spread),
         "drift": [spread(list(layer)) for layer in zip(*(run["drift"] for run in found), strict=True)],
         "splits": {
             split: {
-                what: over(lambda run, split=split, what=what: run["splits"][split][what]["rate"])
+                what: over(lambda run, split=split, what=what: run["splits"][split][what], rated)
                 for what in ("success", "right_object")
             }
             for split in found[0]["splits"]

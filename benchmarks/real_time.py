@@ -3,7 +3,8 @@
 In simulation on a virtual clock: the policy's chunks come after a latency that is made up, of 0 to 300 ms, with or
 without jitter (uniform, up to as much again) and drops (one in five never comes, and is asked for anew after 0.5 s).
 Everything between chunk and robot is `aegis_policy.control`, at 50 commands a second, with limits too wide to smooth a
-seam. Episodes are those of `aegis eval --task pick --seed 1`, which nothing was chosen by. Two policies, both exported, under every scheduler:
+seam. Episodes are those of `aegis eval --task pick --seed 1`, by which nothing was chosen. Two policies, both exported,
+under every scheduler:
 
     shipped   the policy that ships; real-time chunking guides it
     trained   the same, its expert trained on for real-time chunking (`aegis train --max-delay`), and given its actions
