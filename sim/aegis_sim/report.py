@@ -108,7 +108,7 @@ def _footer(loaded: Mapping[str, Any], commands: Sequence[str]) -> str:
     return (
         f'<footer class="soft small">{"<h2>How this was made</h2>" if lines else ""}{lines}'
         "<p>Intervals are 95% Wilson score intervals; n counts episodes, and for questions, questions. They take each "
-        "question as independent: where several are asked about one scene, the true interval is somewhat wider.</p>"
+        "question as independent in the families; in all, those about one scene count as what they are worth.</p>"
         f"<p>{escape(versions)} · checkpoint <code>{escape(data['policy']['checkpoint'][:16])}</code></p></footer>"
     )
 

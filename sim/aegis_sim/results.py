@@ -16,7 +16,7 @@ import numpy as np
 from aegis_policy import PolicyInfo
 from aegis_sim.files import write_atomically
 from aegis_sim.quiz import Asked, by_family
-from aegis_sim.statistics import Rate, Spread, quantiles, rate_of, spread_of
+from aegis_sim.statistics import Rate, Spread, quantiles, rate_of, rate_of_groups, spread_of
 
 PACKAGES = ("aegis-policy", "gymnasium", "mujoco", "numpy", "robosuite")
 UNREPEATABLE = ("command", "latency_ms")
@@ -105,8 +105,8 @@ class Latency:
 class Evaluation:
     """All episodes of one evaluation, and the rates they amount to.
 
-    The intervals treat questions as independent trials. Those of one episode are about the same scene, so the interval
-    of `vqa` is, if anything, too narrow; `success` and `right_object` have one trial an episode.
+    Questions of an episode are about one scene and hang together, which the interval of `vqa` allows for; those of
+    families treat them as independent. `success` and `right_object` have one trial an episode.
     """
 
     task: str
@@ -134,7 +134,7 @@ class Evaluation:
             rates["success"] = rate_of(rollout.success for rollout in self.rollouts)
         if chosen:
             rates["right_object"] = rate_of(chosen)
-        return rates | {"vqa": rate_of(one.right for one in self.asked)}
+        return rates | {"vqa": rate_of_groups([[one.right for one in episode.asked] for episode in self.episodes])}
 
     @property
     def spreads(self) -> dict[str, Spread]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -49,14 +49,35 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
         raise ValueError(f"{successes} successes out of {n} trials: expected 0 <= successes <= n")
     if n == 0:
         return Rate(rate=None, n=0, low=0.0, high=1.0)
-    share = successes / n
+    return Rate(successes / n, n, *_interval(successes / n, n, z))
+
+
+def _interval(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's, of a share of n trials."""
     scale = 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
     # At both ends the formula gives 0 and 1 exactly; in floating point it is off by a rounding error.
-    low = 0.0 if successes == 0 else middle - half
-    high = 1.0 if successes == n else middle + half
-    return Rate(rate=share, n=n, low=low, high=high)
+    return (0.0 if share == 0 else middle - half), (1.0 if share == 1 else middle + half)
+
+
+def rate_of_groups(groups: Iterable[Sequence[bool]]) -> Rate:
+    """The rate over all outcomes, of which those in a group hang together, such as answers about one scene.
+
+    Its interval is Wilson's of as many independent trials as these are worth, n / D with the design effect
+    D = G / (G - 1) sum_g (sum_i (x_gi - p_hat))^2 / (n p_hat (1 - p_hat)), 1 at least, over G groups: what the variance
+    of their mean is to that of independent ones (L. Kish, Survey Sampling, 1965; E. L. Korn and B. I. Graubard, Survey
+    Methodology 24, 1998).
+    """
+    kept = [np.asarray(group, float) for group in groups if len(group)]
+    n = sum(map(len, kept))
+    found = wilson(round(sum(group.sum() for group in kept)), n)
+    if len(kept) < 2 or found.rate in (None, 0.0, 1.0):
+        return found
+    share = float(found.rate)
+    between = sum(float((group - share).sum()) ** 2 for group in kept) * len(kept) / (len(kept) - 1)
+    effect = max(between / (n * share * (1 - share)), 1.0)
+    return Rate(share, n, *_interval(share, n / effect))
 
 
 def rate_of(outcomes: Iterable[bool]) -> Rate:

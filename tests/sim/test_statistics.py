@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import make_interp_spline
 from scipy.stats import binomtest
 
-from aegis_sim.statistics import Spread, mcnemar, rate_of, rms_jerk, spread_of, wilson
+from aegis_sim.statistics import Spread, mcnemar, rate_of, rate_of_groups, rms_jerk, spread_of, wilson
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -140,3 +140,28 @@ def test_stopping_at_a_width_of_a_fifth_hardly_biases_the_interval():
         going = {successes: weight for successes, weight in after.items() if successes not in stops}
     assert covered.min() > 0.92 and covered.mean() > 0.95
     assert np.abs(expected - true).max() < 0.02
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=9), max_size=30))
+def test_what_hangs_together_is_worth_no_more_than_what_does_not(groups):
+    whole, ours = rate_of(one for group in groups for one in group), rate_of_groups(groups)
+    assert (ours.rate, ours.n) == (whole.rate, whole.n)
+    assert ours.low <= whole.low + 1e-12 and whole.high <= ours.high + 1e-12 and 0 <= ours.low <= ours.high <= 1
+
+
+def test_groups_of_one_mind_are_worth_one_each():
+    groups = [[right] * 8 for right in [True] * 30 + [False] * 10]
+    ours, each = rate_of_groups(groups), wilson(30, 40)
+    assert ours.rate == each.rate and ours.n == 320
+    assert (ours.low, ours.high) == pytest.approx((each.low, each.high), abs=0.01)
+
+
+def test_the_interval_of_groups_holds_the_truth_as_often_as_it_says():
+    """Scenes of which some are hard: eight questions each, answered with the scene's own probability."""
+    rng, hit, alone = np.random.default_rng(0), 0, 0
+    for _ in range(1_000):
+        chance = rng.beta(4, 1, 100)[:, None]  # mean .8
+        groups = rng.random((100, 8)) < chance
+        ours, naive = rate_of_groups(groups), rate_of(groups.ravel())
+        hit, alone = hit + (ours.low <= 0.8 <= ours.high), alone + (naive.low <= 0.8 <= naive.high)
+    assert 930 <= hit <= 970 and alone < 900
