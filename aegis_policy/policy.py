@@ -215,6 +215,14 @@ def check_images(info: PolicyInfo, images: Mapping[str, np.ndarray], *, all_came
         raise ObservationError(f"missing camera image: {', '.join(missing)}")
 
 
+def check_text(what: str, text: str, advice: str) -> None:
+    """Raise ObservationError for an empty text, or one that is no Unicode, such as bytes of another encoding."""
+    if not text.strip():
+        raise ObservationError(f"{what}: empty; {advice}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ObservationError(f"{what}: not valid Unicode: {text!a}")
+
+
 def check_observation(info: PolicyInfo, observation: Observation) -> None:
     """Raise ObservationError, saying what is wrong and what was expected, unless `observation` fits `info`."""
     check_images(info, observation.images, all_cameras=True)
@@ -228,8 +236,7 @@ def check_observation(info: PolicyInfo, observation: Observation) -> None:
     if (far := np.abs(state) > LARGEST).any():
         worst = int(np.argmax(far))
         raise ObservationError(f"state: {names[worst]} is {state[worst]:g}, beyond {LARGEST:g}: what no robot measures")
-    if not observation.instruction.strip():
-        raise ObservationError("instruction: empty; say what to do, for example 'pick up the red cube'")
+    check_text("instruction", observation.instruction, "say what to do, for example 'pick up the red cube'")
     if observation.pending is not None:
         _check_pending(info, observation.pending)
 

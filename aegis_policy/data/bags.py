@@ -88,7 +88,7 @@ class _Heard:
         self._cameras = {name: self._camera_topic(topic) for name, topic in robot.cameras.items()}
         self._joints = self._require(recording.joint_states, JOINT_STATE)
         self._images = {name: self._stream(topic, robot.image_age) for name, topic in self._cameras.items()}
-        parts = [robot.joints, *([robot.hand.joints] if robot.hand else [])]
+        parts = [robot.joints, *([robot.hand.joints] if robot.hand and robot.hand.joints else [])]
         self._positions = {names: self._stream(self._joints, robot.joint_age) for names in parts}
         self._commands: list[Sample[float]] = []
         self._instructions: list[Sample[str]] = []
@@ -173,11 +173,14 @@ class _Heard:
         arm = self._at_ticks(robot.joints)
         columns = [arm[:-1]], [arm[1:]]
         if hand := robot.hand:
-            opening = hand.opening(self._at_ticks(hand.joints))
+            before = np.zeros(len(self.ticks))  # an unseen hand is open until it is told
+            if hand.joints:
+                opening = hand.opening(self._at_ticks(hand.joints))
+                before = hand.looks_closed(opening)
+                columns[0].append(opening[:-1, None])
             told = newest(np.array([sample.stamp for sample in self._commands], np.int64), self.ticks)
             commands = np.array([sample.value for sample in self._commands] or [hand.open])
-            closing = np.where(told < 0, hand.looks_closed(opening), hand.closing(commands[told]))
-            columns[0].append(opening[:-1, None])
+            closing = np.where(told < 0, before, hand.closing(commands[told]))
             columns[1].append(closing[1:, None])
         for stream in self._images.values():
             stream.at(self.ticks[:-1])

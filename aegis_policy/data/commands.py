@@ -82,6 +82,10 @@ def from_bag(
     from aegis_policy.data.convert import refuse_existing, write
     from aegis_policy.data.robot_file import read_robot_file
 
+    if not bags:
+        raise ValueError("no bag: name at least one folder or file")
+    if instruction is not None and not (instruction := instruction.strip()):
+        raise ValueError("--instruction: empty; say what the bags show, or leave it out where a topic says so")
     refuse_existing(output)
     recording = Recording(read_robot_file(robot), rate, image_size, instruction, joint_states, instruction_topic)
     print(write(BagSource(bags, recording), output).path)

@@ -26,7 +26,7 @@ class RobotFile:
     Attributes:
         cameras: name -> topic.
         joints: of the arm, in the order of the state and the actions.
-        hand, hand_topic: None for an arm without one; where its commands go.
+        hand, hand_topic: None for an arm without one; where its commands go. One without joints is told and not seen.
         image_age, joint_age: the oldest to go by, s.
     """
 
@@ -40,7 +40,7 @@ class RobotFile:
     @property
     def state(self) -> tuple[Feature, ...]:
         """Positions of the joints (rad), and how far the hand is open (m)."""
-        return self._joints + ((Feature("opening", "m"),) if self.hand else ())
+        return self._joints + ((Feature("opening", "m"),) if self.hand and self.hand.joints else ())
 
     @property
     def actions(self) -> tuple[Feature, ...]:
@@ -67,7 +67,10 @@ def read_robot_file(path: Path) -> RobotFile:
     if len(nodes) != 1:
         raise ValueError(f"{path}: expected one node with '{PARAMETERS}', as in aegis_ros/config, found {len(nodes)}")
     values = _Values(path, dict(_flat(nodes[0][PARAMETERS])))
-    names, has_hand = values.names("cameras"), "gripper.joints" in values.found
+    names, has_hand = (
+        values.names("cameras"),
+        any(f"gripper.{name}" in values.found for name in ("joints", "command_topic")),
+    )
     return RobotFile(
         cameras={name: values.text(f"camera.{name}.topic", f"{name}/image_raw") for name in names},
         joints=values.names("arm.joints"),
@@ -80,7 +83,7 @@ def read_robot_file(path: Path) -> RobotFile:
 
 def _hand(values: _Values) -> Hand:
     hand = Hand(
-        joints=values.names("gripper.joints"),
+        joints=values.names("gripper.joints") if "gripper.joints" in values.found else (),
         scale=values.number("gripper.scale", 1.0),
         offset=values.number("gripper.offset", 0.0),
         open=values.number("gripper.open"),

@@ -18,7 +18,14 @@ from aegis_policy.data.pixels import scale
 from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
 from aegis_policy.inference.noise import randn
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, check_prompt, spell
-from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
+from aegis_policy.policy import (
+    ActionChunk,
+    Observation,
+    PolicyInfo,
+    check_images,
+    check_observation,
+    check_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +134,7 @@ class OnnxPolicy:
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
         check_images(self.info, images, all_cameras=False)
-        if not question.strip():
-            raise ObservationError("question: empty; ask something, for example 'how many objects are there?'")
+        check_text("question", question, "ask something, for example 'how many objects are there?'")
         return spell(self._decode(images, question), self._text)
 
     def _decode(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[int]:

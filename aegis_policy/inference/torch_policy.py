@@ -15,7 +15,14 @@ from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
-from aegis_policy.policy import ActionChunk, Observation, ObservationError, PolicyInfo, check_images, check_observation
+from aegis_policy.policy import (
+    ActionChunk,
+    Observation,
+    PolicyInfo,
+    check_images,
+    check_observation,
+    check_text,
+)
 
 ONE_THREAD = 50_000_000
 """Models of fewer parameters compute on one CPU thread."""
@@ -117,8 +124,7 @@ class TorchPolicy:
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
         check_images(self._info, images, all_cameras=False)
-        if not question.strip():
-            raise ObservationError("question: empty; ask something, for example 'how many objects are there?'")
+        check_text("question", question, "ask something, for example 'how many objects are there?'")
         return self._answer(images, question)
 
     def _answer(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:

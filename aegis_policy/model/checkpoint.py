@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -76,7 +78,26 @@ def resolve(source: str | Path | None) -> str:
 def is_policy(source: str) -> bool:
     """Whether a resolved source is a policy of ours rather than a VLM."""
     config = Path(source, CONFIG)
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == MODEL_TYPE
+    return config.is_file() and _read(config).get("model_type") == MODEL_TYPE
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: damaged: no JSON object")
+    return found
+
+
+@contextmanager
+def _from(path: Path) -> Iterator[None]:
+    """What does not fit in a file's content is a ValueError that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged, or of another version: {error!r}") from error
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -119,14 +140,16 @@ def load(source: str | Path | None) -> Checkpoint:
         )
     if not is_policy(str(folder)):
         raise ValueError(f"{folder}: a VLM, not a policy; fine-tune it first (aegis train --checkpoint {folder} ...)")
-    config = json.loads((folder / CONFIG).read_text())
+    config = _read(folder / CONFIG)
     if missing := [part for part in ("vlm", "expert", "interface") if part not in config]:
         raise ValueError(f"{folder / CONFIG}: not a policy's, or damaged: it lacks '{missing[0]}'")
-    policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
+    with _from(folder / CONFIG):
+        policy = AegisPolicy(new_vlm(PaliGemmaConfig.from_dict(config["vlm"])), ExpertConfig(**config["expert"]))
+        info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": ""})
     with (folder / WEIGHTS).open("rb") as file:  # before safetensors, which takes one that it may not read for none
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _fill(policy, folder / WEIGHTS)
-    info = PolicyInfo.from_dict(config["interface"] | {"checkpoint": digest})
+    info = replace(info, checkpoint=digest)
     processor = _processor(folder, policy.vlm.config)
     vocabulary = processor.vocabulary()
     if config.get("vocabulary", vocabulary) != vocabulary:

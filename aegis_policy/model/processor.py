@@ -30,7 +30,7 @@ from aegis_policy.data.pixels import scale
 from aegis_policy.inference.text import check_prompt
 
 PAD, EOS, BOS, UNKNOWN, IMAGE, END = "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "\n"
-IMAGE_CONFIG = "preprocessor_config.json"
+IMAGE_CONFIG, TOKENIZERS = "preprocessor_config.json", ("tokenizer.json", "tokenizer.model")
 
 
 class Processor:
@@ -51,11 +51,17 @@ class Processor:
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Processor:
         """From a local folder, or a hub name, that holds a tokenizer and preprocessor_config.json."""
-        # The configuration tells whose tokenizer it is: a policy's own config.json is not transformers' to read.
-        tokenizer = AutoTokenizer.from_pretrained(source, config=PaliGemmaConfig())
+        if Path(source).is_dir() and not any(Path(source, name).is_file() for name in TOKENIZERS):
+            raise FileNotFoundError(f"{source}: no {' or '.join(TOKENIZERS)} here, which a tokenizer is read from")
+        try:
+            # The configuration tells whose tokenizer it is: a policy's own config.json is not transformers' to read.
+            tokenizer = AutoTokenizer.from_pretrained(source, config=PaliGemmaConfig())
+        except ValueError as error:
+            raise ValueError(f"{source}: its tokenizer cannot be read: {error}") from error
         config = ImageProcessingMixin.get_image_processor_dict(source)[0]
-        if list(config["image_mean"]) != [0.5] * 3 or list(config["image_std"]) != [0.5] * 3:
-            raise ValueError(f"{source}: expected SigLIP's image mean and std of 0.5, got {config['image_mean']}")
+        spread = [config.get(name) for name in ("image_mean", "image_std")]
+        if spread != [[0.5] * 3] * 2 or "height" not in (config.get("size") or {}):
+            raise ValueError(f"{source}: expected SigLIP's image size, and mean and std of 0.5, got {config}")
         return cls(tokenizer, config["size"]["height"])
 
     def save_pretrained(self, folder: str | Path) -> None:

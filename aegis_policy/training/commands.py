@@ -72,6 +72,10 @@ def anchor(
     from aegis_policy.training.anchor import anchor_of_sets
     from aegis_policy.training.device import default_device
 
+    if questions < 1:
+        raise ValueError(f"--questions {questions}: expected 1 or more")
+    if output.is_dir():
+        raise IsADirectoryError(f"{output}: a folder; name a file")
     torch.set_num_threads(threads)
     sets = vqa or _shipped_questions()
     if not sets:

@@ -135,7 +135,7 @@ def evaluate(
     if report and json is None:
         json = report.with_suffix(".json")
     files = {"--json": json, "--report": report, "--rerun": rerun}
-    named = {option: file.absolute() for option, file in files.items() if file}
+    named = {option: file.resolve() for option, file in files.items() if file}
     if len(set(named.values())) < len(named):
         raise ValueError(
             f"{', '.join(f'{option} {file}' for option, file in named.items())}: each needs a file of its own"

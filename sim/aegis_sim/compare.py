@@ -63,7 +63,7 @@ def _success(path: Path) -> tuple[str, str, dict[int, bool]]:
         data: Mapping[str, Any] = json.loads(path.read_text())
         task, split = data["task"], data["settings"].get("split", "")
         won = {episode["seed"]: episode["success"] for episode in data["per_episode"] if "success" in episode}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of `aegis eval --json` ({error!r})") from error
     if not won:
         raise ValueError(f"{path}: task '{task}' has no robot to move, so no episodes to pair")

@@ -170,11 +170,20 @@ class DemonstrationFile:
         if replaces:
             self._partial.replace(self._output)
             return
+        kept, self._partial = self._partial, self._partial.with_suffix(".none")  # which from here on stays
         try:
-            os.link(self._partial, self._output)
+            try:
+                os.link(kept, self._output)
+                kept.unlink()
+            except FileExistsError:
+                raise
+            except OSError:  # FAT, for one, has no links
+                self._output.touch(exist_ok=False)
+                kept.replace(self._output)
         except FileExistsError as error:
-            kept, self._partial = self._partial, self._partial.with_suffix(".none")
             raise FileExistsError(f"{self._output} is there by now; what was recorded is in {kept}") from error
+        except OSError as error:
+            raise OSError(f"{self._output}: {error.strerror}; what was recorded is in {kept}") from error
 
 
 def _write(group: h5py.Group, demo: Demonstration) -> None:

@@ -8,6 +8,7 @@ demonstrations (tabletop only) start somewhere on the way: fewer steps each, so 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -63,7 +64,7 @@ class Recording:
         if self.task not in ROBOT_TASKS:
             raise ValueError(f"task '{self.task}': there are experts for {', '.join(ROBOT_TASKS)}")
         check_split(self.task, self.split)
-        if self.noise < 0 or not 0 <= self.short_fraction <= 1:
+        if not 0 <= self.noise < math.inf or not 0 <= self.short_fraction <= 1:
             given = f"{self.noise} and {self.short_fraction}"
             raise ValueError(f"noise must be >= 0 and short_fraction within 0..1, got {given}")
         if (self.short_fraction or self.takeover) and self.task not in TABLE_TASKS:
@@ -149,6 +150,7 @@ def record_demonstrations(recording: Recording, episodes: int, output: Path, *, 
         DemonstrationFile(output) as file,
         closing(spread(partial(Recorder, recording), endless, workers)) as attempts,
     ):
+        file.describe(recording.task, recording.split, asdict(recording))  # so that what a kill leaves can be read
         with tqdm(total=episodes, desc=f"record {recording.task}", unit="demo") as progress:
             for attempt in attempts:
                 if attempt is None:

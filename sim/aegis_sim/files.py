@@ -7,9 +7,11 @@ from pathlib import Path
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError, before the work and not after it, if `path` is a folder, or cannot be written; make its folder."""
+    """Raise OSError, before the work and not after it, if `path` can be no file to write; make its folder."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a folder; name a file")
+    if (path.exists() and not path.is_file()) or Path("/dev") in path.absolute().parents:
+        raise OSError(f"{path}: a device or the like, which would be replaced; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{path.parent}: may not be written to")

@@ -17,6 +17,7 @@ from aegis_sim.results import Episode, Rollout, Trace
 if TYPE_CHECKING:
     import rerun
 
+FLUSH_S = 120  # to write what is still in memory
 PAUSE_STEPS = 1  # between the last instant of an episode and the first of the next one
 EPISODE, TIME = "episode", "time"  # timelines: which one, from 0; simulated seconds, one episode after the other
 STATE, ACTION = "state", "action"  # entities; each camera is one, by its name, under "camera"
@@ -43,6 +44,10 @@ def rerun_file(path: Path) -> Iterator[Callable[[PolicyInfo, Episode], None]]:
     try:
         stream.save(temporary)
         yield _Writer(stream)
+        try:
+            stream.flush(timeout_sec=FLUSH_S)
+        except Exception as error:  # the SDK's own kind
+            raise OSError(f"{path}: cannot be written whole: {error}") from error
         stream.disconnect()  # closes the file
         temporary.replace(path)
     finally:

@@ -206,6 +206,10 @@ def test_a_robots_file_that_does_not_say_enough(tmp_path: Path, old: str, new: s
 
 def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     robot, output = write_robot(tmp_path / "robot.yaml"), tmp_path / "demos.hdf5"
+    done = aegis("data", "from-bag", "--robot", robot, "--output", output)
+    assert done.returncode == 2 and "no bag: name at least one" in done.stderr and "Traceback" not in done.stderr
+    done = aegis("data", "from-bag", tmp_path, "--robot", robot, "--output", output, "--instruction", " ")
+    assert done.returncode == 2 and "--instruction: empty" in done.stderr
     bag = write_bag(tmp_path / "bag", without(FRONT))
     done = aegis("data", "from-bag", bag, "--robot", robot, "--output", output)
     assert done.returncode == 2 and f"aegis: error: {bag}: no topic {FRONT}" in done.stderr

@@ -22,6 +22,7 @@ from tests.data.bags import (
     HAND,
     JOINTS,
     MS,
+    ROBOT,
     SIZE,
     STORAGES,
     Heard,
@@ -139,6 +140,19 @@ def test_before_the_first_command_a_hand_is_as_it_stands(tmp_path: Path, recordi
             one.message.position[1] = 0.001
     bag = write_bag(tmp_path / "bag", heard, silent=[(HAND, "std_msgs/msg/Float64MultiArray")])
     assert (BagSource([bag], recording).episodes[0].actions[:, 2] == 1).all()
+
+
+def test_a_hand_that_is_told_and_not_seen(tmp_path: Path) -> None:
+    """A vacuum gripper, say: it has no joints, and is open until it is told."""
+    file = write_robot(tmp_path / "robot.yaml", ROBOT.replace("joints: [finger], scale: 2.0, ", ""))
+    unseen = read_robot_file(file)
+    seen = read_robot_file(write_robot(tmp_path / "seen.yaml"))
+    assert [feature.name for feature in unseen.state] == ["shoulder", "elbow"]
+    assert [feature.name for feature in unseen.actions] == ["shoulder", "elbow", "gripper"]
+    bag = write_bag(tmp_path / "bag", recorded())
+    one, other = (BagSource([bag], Recording(robot)).episodes[0] for robot in (unseen, seen))
+    np.testing.assert_array_equal(one.actions, other.actions)
+    np.testing.assert_array_equal(one.state, other.state[:, :2])
 
 
 def test_the_robots_files_of_the_nodes_are_read() -> None:

@@ -195,6 +195,7 @@ def test_acts_with_and_without_something_pending_share_a_pass(max_delay):
         ({"state": np.array([0, 1e39])}, r"state: opening is 1e\+39, beyond 1e\+12"),
         ({"pending": Pending(np.array([[0, 0, 1e30]]), 0)}, r"pending\.actions: 1e\+30 is beyond 1e\+12"),
         ({"instruction": " \n"}, "instruction: empty"),
+        ({"instruction": "pick \udcff"}, "instruction: not valid Unicode"),
         ({"pending": Pending(np.zeros((4, 3), np.float32), 1)}, r"pending.actions: expected 1 to 3 actions of 3"),
         ({"pending": Pending(np.zeros((0, 3), np.float32), 0)}, r"got shape \[0, 3\]"),
         ({"pending": Pending(np.zeros((2, 3), np.int64), 1)}, "pending.actions: expected finite floats, got int64"),

@@ -313,6 +313,8 @@ def test_another_robots_normalisation_is_refused(own_copy, kind):
         (lambda config: config.pop("expert"), "lacks 'expert'"),
         (lambda config: config["interface"]["actions"].pop(), "normalisation of 3 numbers of actions"),
         (lambda config: config["expert"].update(state_dim=9), "of another shape"),
+        (lambda config: config["expert"].update(strange=1), r"config\.json: damaged, or of another version"),
+        (lambda config: config["interface"].pop("horizon"), r"config\.json: damaged, or of another version.*horizon"),
     ],
 )
 def test_a_configuration_that_is_damaged_is_refused(own_copy, change, complaint):
@@ -322,6 +324,25 @@ def test_a_configuration_that_is_damaged_is_refused(own_copy, change, complaint)
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=complaint):
         load(own_copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("config.json", "[]", r"config\.json: damaged: no JSON object"),
+        ("config.json", "{", r"config\.json: damaged: "),
+        ("preprocessor_config.json", "{}", "expected SigLIP's image size"),
+        ("tokenizer.json", "{", "its tokenizer cannot be read"),
+        ("tokenizer.json", None, r"no tokenizer\.json or tokenizer\.model here"),
+    ],
+)
+def test_a_file_that_is_damaged_or_missing_is_named(own_copy, name, content, complaint):
+    (own_copy / name).unlink()
+    if content is not None:
+        (own_copy / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=complaint) as error:
+        load(own_copy)
+    assert str(own_copy) in str(error.value)
 
 
 def test_other_language_models_are_refused(vlm_folder, tmp_path):

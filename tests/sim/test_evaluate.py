@@ -162,7 +162,7 @@ def test_what_two_policies_did_is_no_measurement():
         ({"json": "folder"}, "folder: a folder; name a file"),
         ({"report": "folder"}, "folder: a folder; name a file"),
         ({"report": "one.json"}, "each needs a file of its own"),
-        ({"json": "one.html", "report": "one.html"}, "each needs a file of its own"),
+        ({"json": "one.html", "report": "folder/../one.html"}, "each needs a file of its own"),
     ],
 )
 def test_what_would_be_lost_is_refused_before_anything_runs(tmp_path, options, complaint):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,8 +19,10 @@ from aegis_policy.data.displacements import doubt
 from aegis_policy.data.source import Episode, open_source
 from aegis_policy.model.checkpoint import asset
 from aegis_sim import commands, demonstration_file, tasks
+from aegis_sim.demonstration_file import DemonstrationFile
 from aegis_sim.demonstrations import Recording, record_demonstrations
 from aegis_sim.env import ACTION_FEATURES, STATE_FEATURES
+from aegis_sim.files import check_writable
 from aegis_sim.table_env import CONTROL_HZ
 from aegis_sim.tasks import IMAGE_SIZE
 
@@ -177,12 +182,54 @@ def test_an_interrupted_recording_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_recording_leaves_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = DemonstrationFile.add
+
+    def copied(file: DemonstrationFile, demonstration: Any) -> None:
+        add(file, demonstration)
+        (tmp_path / "left.hdf5").write_bytes(file._partial.read_bytes())
+
+    monkeypatch.setattr(DemonstrationFile, "add", copied)
+    record_demonstrations(Recording("pick", seed=2), 1, tmp_path / "demos.hdf5")
+    assert len(open_source(tmp_path / "left.hdf5").episodes) == 1
+
+
+def test_without_links_a_file_of_demonstrations_gets_its_name_and_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(demonstration_file.os, "link", none)
+    for name in ("first", "second"):
+        with DemonstrationFile(tmp_path / "demos.hdf5") as file:
+            file._data.attrs["who"] = name
+            if name == "first":
+                file.finish(replaces=False)
+                continue
+            with pytest.raises(FileExistsError, match="is there by now; what was recorded is in"):
+                file.finish(replaces=False)
+    names = {}
+    for path in tmp_path.iterdir():
+        with h5py.File(path) as found:
+            names[found["data"].attrs["who"]] = path.name
+    assert names["first"] == "demos.hdf5" and names["second"].endswith(".partial")
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null"), Path("/dev/stdout")):
+        with pytest.raises(OSError, match="a device or the like"):
+            check_writable(path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"task": "drawn"}, "there are experts for pick"),
         ({"episodes": 0}, "at least 1"),
         ({"noise": -1.0}, "noise must be"),
+        ({"noise": float("nan")}, "noise must be"),
         ({"split": "hard"}, "expected one of seen"),
         ({"short_fraction": 1.5}, "short_fraction"),
     ],

@@ -378,6 +378,10 @@ def test_an_anchor_command_without_questions_says_so(vlm, tmp_path, monkeypatch)
     monkeypatch.setattr("aegis_policy.training.commands._shipped_questions", list)
     with pytest.raises(ValueError, match="--vqa"):
         anchor_command(checkpoint=str(vlm), output=tmp_path / "anchor.safetensors")
+    with pytest.raises(ValueError, match="--questions 0: expected 1 or more"):
+        anchor_command(checkpoint=str(vlm), output=tmp_path / "anchor.safetensors", questions=0)
+    with pytest.raises(IsADirectoryError, match="a folder; name a file"):
+        anchor_command(checkpoint=str(vlm), output=tmp_path)
 
 
 def test_the_anchor_does_not_depend_on_the_batching(vlm, questions):
