@@ -223,6 +223,12 @@ def check_text(what: str, text: str, advice: str) -> None:
         raise ObservationError(f"{what}: not valid Unicode: {text!a}")
 
 
+def check_question(info: PolicyInfo, images: Mapping[str, np.ndarray], question: str) -> None:
+    """Raise ObservationError unless it can be asked about `images`."""
+    check_images(info, images, all_cameras=False)
+    check_text("question", question, "ask something, for example 'how many objects are there?'")
+
+
 def check_observation(info: PolicyInfo, observation: Observation) -> None:
     """Raise ObservationError, saying what is wrong and what was expected, unless `observation` fits `info`."""
     check_images(info, observation.images, all_cameras=True)

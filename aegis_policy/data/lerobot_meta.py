@@ -101,9 +101,7 @@ def features_of(key: str, feature: dict[str, Any], where: Path) -> tuple[Feature
         ValueError: it is not a vector.
     """
     shape = feature.get("shape")
-    if not isinstance(shape, list) or len(shape) != 1:
-        raise ValueError(f"{where}: '{key}' has the shape {shape}, expected [numbers]")
-    if not isinstance(shape[0], int):
+    if not (isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int)):
         raise ValueError(f"{where}: '{key}' has the shape {shape}, expected [numbers]")
     names = _names(feature.get("names"))
     if not all(isinstance(name, str) for name in names) or not len(names) == len(set(names)) == shape[0]:

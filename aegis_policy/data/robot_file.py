@@ -67,10 +67,8 @@ def read_robot_file(path: Path) -> RobotFile:
     if len(nodes) != 1:
         raise ValueError(f"{path}: expected one node with '{PARAMETERS}', as in aegis_ros/config, found {len(nodes)}")
     values = _Values(path, dict(_flat(nodes[0][PARAMETERS])))
-    names, has_hand = (
-        values.names("cameras"),
-        any(f"gripper.{name}" in values.found for name in ("joints", "command_topic")),
-    )
+    names = values.names("cameras")
+    has_hand = any(f"gripper.{name}" in values.found for name in ("joints", "command_topic"))
     return RobotFile(
         cameras={name: values.text(f"camera.{name}.topic", f"{name}/image_raw") for name in names},
         joints=values.names("arm.joints"),

@@ -18,14 +18,7 @@ from aegis_policy.data.pixels import scale
 from aegis_policy.inference.manifest import GUIDE, TOKENIZER, WEIGHTS, Graph, Manifest, graph_file
 from aegis_policy.inference.noise import randn
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, check_prompt, spell
-from aegis_policy.policy import (
-    ActionChunk,
-    Observation,
-    PolicyInfo,
-    check_images,
-    check_observation,
-    check_text,
-)
+from aegis_policy.policy import ActionChunk, Observation, PolicyInfo, check_observation, check_question
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +126,7 @@ class OnnxPolicy:
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
-        check_images(self.info, images, all_cameras=False)
-        check_text("question", question, "ask something, for example 'how many objects are there?'")
+        check_question(self.info, images, question)
         return spell(self._decode(images, question), self._text)
 
     def _decode(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[int]:

@@ -17,9 +17,8 @@ from aegis_policy.policy import (
     ObservationError,
     PolicyInfo,
     check_chunk,
-    check_images,
     check_observation,
-    check_text,
+    check_question,
 )
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -103,8 +102,7 @@ class RemotePolicy:
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """The answer, streamed, as `Policy.ask`; closing the iterator early tells the server to stop."""
-        check_images(self.info, images, all_cameras=False)
-        check_text("question", question, "ask something, for example 'how many objects are there?'")
+        check_question(self.info, images, question)
         return self._stream({"images": dict(images), "question": question, "stream": True})
 
     def close(self) -> None:

@@ -15,14 +15,7 @@ from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.text import MAX_ANSWER_TOKENS, spell
 from aegis_policy.model.backbone import Prefix
 from aegis_policy.model.checkpoint import Checkpoint, load
-from aegis_policy.policy import (
-    ActionChunk,
-    Observation,
-    PolicyInfo,
-    check_images,
-    check_observation,
-    check_text,
-)
+from aegis_policy.policy import ActionChunk, Observation, PolicyInfo, check_observation, check_question
 
 ONE_THREAD = 50_000_000
 """Models of fewer parameters compute on one CPU thread."""
@@ -123,8 +116,7 @@ class TorchPolicy:
 
     def ask(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:
         """See `Policy.ask`. Bad input raises at once, not at the first piece of the answer."""
-        check_images(self._info, images, all_cameras=False)
-        check_text("question", question, "ask something, for example 'how many objects are there?'")
+        check_question(self._info, images, question)
         return self._answer(images, question)
 
     def _answer(self, images: Mapping[str, np.ndarray], question: str) -> Iterator[str]:

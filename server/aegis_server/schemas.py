@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
-from aegis_policy import Observation, ObservationError, Pending, PolicyInfo
+from aegis_policy import Observation, ObservationError, Pending, PolicyInfo, policy
 from aegis_policy.inference.example import EXAMPLE_QUESTION, example_observation
 from aegis_policy.inference.images import decode_file, decode_images, encode_image
-from aegis_policy.policy import check_images, check_observation, find_camera
+from aegis_policy.policy import check_observation, find_camera
 
 MAX_TEXT = 500
 """Of an instruction or a question, in characters."""
@@ -162,9 +162,7 @@ def images_from_map(info: PolicyInfo, sent: Any) -> dict[str, np.ndarray]:
 
 def check_question(info: PolicyInfo, images: dict[str, np.ndarray], question: str) -> dict[str, np.ndarray]:
     """`images`. Raises ObservationError unless they fit `info` and something is asked."""
-    if not question.strip():
-        raise ObservationError(f"question: empty; ask something, for example '{EXAMPLE_QUESTION}'")
-    check_images(info, images, all_cameras=False)
+    policy.check_question(info, images, question)
     return images
 
 
